@@ -1,0 +1,16 @@
+//! Compiles the wire protocol. The compiler is itself a crate: a fresh machine needs cargo and nothing else.
+
+use std::error::Error;
+
+const PROTO: &str = "proto/peerage/v1/peerage.proto";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed={PROTO}");
+    let descriptors = protox::compile([PROTO], ["proto"])?;
+    tonic_prost_build::configure()
+        .bytes(".") // values and keys share the buffer that they arrived in
+        .build_transport(false) // the client rides on a channel of our own making
+        .compile_fds(descriptors)?;
+    Ok(())
+}

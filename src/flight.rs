@@ -1,0 +1,295 @@
+//! One flight per key: one load or one fetch in progress, shared by everybody who waits for the key.
+//!
+//! A [`Flights`] is a table of what can be joined, as plain state under its shard's lock; loads and fetches have a table each.
+//! That there are two is what keeps nodes from waiting in a circle: a request from a peer joins loads only, and a
+//! load never waits for a peer.
+//!
+//! A flight **begins** when the loader is called (or the message sent), not when it is queued. A removal **voids** what has
+//! begun: it can no longer be joined, and its value will not be kept. Who comes later starts a successor. At most
+//! two loads of one key run, a voided one and its successor; where a third would begin it is **parked**, and who comes
+//! later waits for that one. A flight that has not begun needs no voiding: what it will load is new.
+//!
+//! A flight always **lands**: whoever leads it lands it with an outcome, or with [`Error::Closed`] by dropping the lead.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use tokio::sync::SetOnce;
+
+use crate::entry::Source;
+use crate::error::Error;
+use crate::key::{HashedKey, KeyRef, Probe};
+use crate::time::Moment;
+
+/// What a flight brought: a value, or that there is none, and how long it lives.
+#[derive(Clone, Debug)]
+pub(crate) struct Landed<V> {
+    pub(crate) value: Option<V>,
+    pub(crate) born: Moment,
+    pub(crate) expires: Moment,
+    pub(crate) source: Source,
+}
+
+/// How a flight ended.
+pub(crate) type Landing<V> = Result<Landed<V>, Error>;
+
+/// One load or one fetch in progress.
+#[derive(Debug)]
+pub(crate) struct Flight<V> {
+    key: HashedKey,
+    landing: SetOnce<Landing<V>>,
+}
+
+impl<V> Flight<V> {
+    fn new(key: HashedKey) -> Self {
+        Self { key, landing: SetOnce::new() }
+    }
+
+    pub(crate) fn key(&self) -> &HashedKey {
+        &self.key
+    }
+
+    /// Lands the flight. The first landing counts.
+    pub(crate) fn land(&self, landing: Landing<V>) {
+        // An error means that it has landed already, which then stands.
+        let _ = self.landing.set(landing);
+    }
+}
+
+impl<V: Clone> Flight<V> {
+    /// Waits for the landing. Dropping the future strands nobody: the flight goes on.
+    pub(crate) async fn landing(&self) -> Landing<V> {
+        self.landing.wait().await.clone()
+    }
+}
+
+/// What a table knows of one key.
+#[derive(Debug)]
+struct Berth<V> {
+    /// What who comes now joins.
+    joinable: Option<Arc<Flight<V>>>,
+    /// Whether that one has begun.
+    begun: bool,
+    /// Whether that one wanted to begin and may not yet.
+    parked: bool,
+    /// How many flights of this key have begun and not ended, voided ones included.
+    running: usize,
+}
+
+impl<V> Default for Berth<V> {
+    fn default() -> Self {
+        Self { joinable: None, begun: false, parked: false, running: 0 }
+    }
+}
+
+/// The flights of one shard, of one kind.
+#[derive(Debug)]
+pub(crate) struct Flights<V, S> {
+    berths: HashMap<HashedKey, Berth<V>, S>,
+    /// How many flights of one key may run at a time.
+    most_running: usize,
+}
+
+/// A flight to wait for.
+#[derive(Debug)]
+pub(crate) enum Join<V> {
+    /// One that somebody else leads.
+    Joined(Arc<Flight<V>>),
+    /// A new one: who asked leads it.
+    New(Arc<Flight<V>>),
+}
+
+/// What the end of a flight means for its table.
+#[derive(Debug)]
+pub(crate) struct Ended<V> {
+    /// Whether the flight was voided: its value must not be kept.
+    pub(crate) voided: bool,
+    /// A parked flight of the same key that may now begin.
+    pub(crate) next: Option<Arc<Flight<V>>>,
+}
+
+impl<V, S: BuildHasher> Flights<V, S> {
+    pub(crate) fn new(most_running: usize, hasher: S) -> Self {
+        Self { berths: HashMap::with_hasher(hasher), most_running }
+    }
+
+    /// Joins the key's flight, or starts one that has not begun.
+    pub(crate) fn join(&mut self, key: KeyRef<'_>) -> Join<V> {
+        if let Some(flight) = self.berth(key).and_then(|berth| berth.joinable.clone()) {
+            return Join::Joined(flight);
+        }
+        let key = key.to_owned();
+        let flight = Arc::new(Flight::new(key.clone()));
+        let berth = self.berths.entry(key).or_default();
+        berth.joinable = Some(Arc::clone(&flight));
+        berth.begun = false;
+        Join::New(flight)
+    }
+
+    /// Lets a flight begin, unless as many of its key run as may. If not, it is parked: the end of one of those gives it back.
+    pub(crate) fn begin(&mut self, flight: &Arc<Flight<V>>) -> bool {
+        let most_running = self.most_running;
+        let Some(berth) = self.berth(flight.key.as_ref()) else { return false };
+        debug_assert!(berth.holds(flight) && !berth.begun, "only what can be joined and has not begun begins");
+        let begins = berth.running < most_running;
+        berth.begun = begins;
+        berth.parked = !begins;
+        berth.running += usize::from(begins);
+        begins
+    }
+
+    /// Voids the key's flight if it has begun.
+    pub(crate) fn void(&mut self, key: KeyRef<'_>) {
+        if let Some(berth) = self.berth(key) {
+            berth.void();
+        }
+    }
+
+    /// Voids every flight that has begun.
+    pub(crate) fn void_all(&mut self) {
+        self.berths.values_mut().for_each(Berth::void);
+    }
+
+    /// Takes a flight out of the table. `begun` says whether it had begun.
+    pub(crate) fn end(&mut self, flight: &Arc<Flight<V>>, begun: bool) -> Ended<V> {
+        let most_running = self.most_running;
+        let key = flight.key.as_ref();
+        let Some(berth) = self.berth(key) else { return Ended { voided: true, next: None } };
+        berth.running -= usize::from(begun);
+        let voided = !berth.holds(flight);
+        if !voided {
+            *berth = Berth { running: berth.running, ..Berth::default() };
+        }
+        let may_begin = berth.parked && berth.running < most_running;
+        let next = if may_begin { berth.joinable.clone() } else { None };
+        berth.parked &= !may_begin;
+        if berth.joinable.is_none() && berth.running == 0 {
+            self.berths.remove(&key as &dyn Probe);
+        }
+        Ended { voided, next }
+    }
+
+    /// How many keys have a flight.
+    pub(crate) fn len(&self) -> usize {
+        self.berths.len()
+    }
+
+    fn berth(&mut self, key: KeyRef<'_>) -> Option<&mut Berth<V>> {
+        self.berths.get_mut(&key as &dyn Probe)
+    }
+}
+
+impl<V> Berth<V> {
+    fn holds(&self, flight: &Arc<Flight<V>>) -> bool {
+        self.joinable.as_ref().is_some_and(|joinable| Arc::ptr_eq(joinable, flight))
+    }
+
+    fn void(&mut self) {
+        if self.begun {
+            self.joinable = None;
+            self.begun = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::hash_map::RandomState;
+
+    use super::*;
+
+    const KEY: &[u8] = b"k";
+
+    fn loads() -> Flights<u32, RandomState> {
+        Flights::new(2, RandomState::new())
+    }
+
+    fn start(flights: &mut Flights<u32, RandomState>) -> Arc<Flight<u32>> {
+        match flights.join(KeyRef::new(KEY)) {
+            Join::New(flight) => flight,
+            Join::Joined(_) => panic!("there is a flight already"),
+        }
+    }
+
+    fn joined(flights: &mut Flights<u32, RandomState>) -> Arc<Flight<u32>> {
+        match flights.join(KeyRef::new(KEY)) {
+            Join::Joined(flight) => flight,
+            Join::New(_) => panic!("there is no flight"),
+        }
+    }
+
+    #[test]
+    fn everybody_joins_the_one_flight_and_it_leaves_nothing_behind() {
+        let mut flights = loads();
+        let flight = start(&mut flights);
+        assert!(Arc::ptr_eq(&joined(&mut flights), &flight));
+        assert!(flights.begin(&flight));
+        assert!(Arc::ptr_eq(&joined(&mut flights), &flight), "also once it has begun");
+        let ended = flights.end(&flight, true);
+        assert!(!ended.voided && ended.next.is_none());
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[test]
+    fn a_removal_voids_what_has_begun_and_the_next_caller_starts_a_successor() {
+        let mut flights = loads();
+        let old = start(&mut flights);
+        assert!(flights.begin(&old));
+        flights.void(KeyRef::new(KEY));
+        let successor = start(&mut flights);
+        assert!(flights.begin(&successor), "a voided one and its successor may run together");
+        assert!(flights.end(&old, true).voided);
+        assert!(Arc::ptr_eq(&joined(&mut flights), &successor), "the end of the voided one leaves its successor alone");
+        assert!(!flights.end(&successor, true).voided);
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[test]
+    fn what_has_not_begun_needs_no_voiding() {
+        let mut flights = loads();
+        let queued = start(&mut flights);
+        flights.void_all();
+        assert!(Arc::ptr_eq(&joined(&mut flights), &queued));
+        assert!(flights.begin(&queued));
+        assert!(!flights.end(&queued, true).voided);
+    }
+
+    #[test]
+    fn a_third_load_of_a_key_waits_for_one_of_the_two_that_run() {
+        let mut flights = loads();
+        let first = start(&mut flights);
+        assert!(flights.begin(&first));
+        flights.void(KeyRef::new(KEY));
+        let second = start(&mut flights);
+        assert!(flights.begin(&second));
+        flights.void(KeyRef::new(KEY));
+        let third = start(&mut flights);
+        assert!(!flights.begin(&third), "two run");
+        flights.void(KeyRef::new(KEY));
+        assert!(Arc::ptr_eq(&joined(&mut flights), &third), "who comes later waits for the one that has not begun");
+        let next = flights.end(&first, true).next.expect("one of two has ended: the parked one may begin");
+        assert!(Arc::ptr_eq(&next, &third));
+        assert!(flights.begin(&third));
+        assert!(flights.end(&second, true).next.is_none(), "it is given back once");
+        assert!(!flights.end(&third, true).voided);
+        assert_eq!(flights.len(), 0);
+    }
+
+    #[test]
+    fn a_flight_that_never_begins_ends_too() {
+        let mut flights = loads();
+        let flight = start(&mut flights);
+        flights.end(&flight, false);
+        assert_eq!(flights.len(), 0);
+        assert!(matches!(flights.join(KeyRef::new(KEY)), Join::New(_)));
+    }
+
+    #[tokio::test]
+    async fn the_first_landing_counts() {
+        let flight = Flight::<u32>::new(HashedKey::new(crate::key::Key::new("k")));
+        flight.land(Err(Error::Busy));
+        flight.land(Err(Error::Closed));
+        assert!(matches!(flight.landing().await, Err(Error::Busy)));
+    }
+}

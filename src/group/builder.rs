@@ -1,0 +1,230 @@
+//! Building a group: its name, its options, its loader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::codec::{Codec, Raw};
+use crate::config::{GroupConfig, at_least};
+use crate::entry::Value;
+use crate::error::ConfigError;
+use crate::loader::{Batch, BatchLoader, Load, Loader, One};
+
+use super::Group;
+use super::context::{Context, Life};
+use super::inner::Inner;
+use super::registry::Registry;
+use super::serve::Served;
+
+/// The longest name of a group, in bytes.
+const MAX_NAME_LEN: usize = 255;
+
+/// Where a group will live.
+pub(crate) struct Home {
+    pub(crate) context: Arc<Context>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) life: Arc<Life>,
+}
+
+/// Builds a [`Group`]; made by [`Node::group`](crate::Node::group). All checks happen in [`build`](Self::build).
+///
+/// The loader, the codec, the capacity and the lives should be the same on every node of the cluster; the schema and the codec
+/// must be.
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct GroupBuilder<C = Raw, L = ()> {
+    home: Home,
+    name: String,
+    config: GroupConfig,
+    codec: C,
+    loader: L,
+}
+
+/// A loader that takes one key a call, until the type of its values is known.
+#[derive(Debug)]
+pub struct OneByOne<L>(L);
+
+/// A loader that takes many keys a call, until the type of its values is known.
+#[derive(Debug)]
+pub struct InBatches<L> {
+    loader: L,
+    per_call: usize,
+}
+
+/// What a group can be built with: a [`Loader`] or a [`BatchLoader`] of `V`, as given to the builder.
+pub trait LoadsInto<V>: private::Erase<V> {}
+
+mod private {
+    use crate::loader::Load;
+
+    pub trait Erase<V> {
+        #[expect(private_interfaces, reason = "the trait is sealed: only this crate calls it")]
+        fn erase(self) -> Box<dyn Load<V>>;
+        fn per_call(&self) -> usize;
+    }
+}
+
+impl<V: Value, L: Loader<V>> LoadsInto<V> for OneByOne<L> {}
+
+impl<V: Value, L: Loader<V>> private::Erase<V> for OneByOne<L> {
+    #[expect(private_interfaces, reason = "as above")]
+    fn erase(self) -> Box<dyn Load<V>> {
+        Box::new(One(self.0))
+    }
+
+    fn per_call(&self) -> usize {
+        1
+    }
+}
+
+impl<V: Value, L: BatchLoader<V>> LoadsInto<V> for InBatches<L> {}
+
+impl<V: Value, L: BatchLoader<V>> private::Erase<V> for InBatches<L> {
+    #[expect(private_interfaces, reason = "as above")]
+    fn erase(self) -> Box<dyn Load<V>> {
+        Box::new(Batch { loader: self.loader, per_call: self.per_call })
+    }
+
+    fn per_call(&self) -> usize {
+        self.per_call
+    }
+}
+
+impl GroupBuilder {
+    pub(crate) fn new(home: Home, name: &str) -> Self {
+        Self { home, name: name.to_string(), config: GroupConfig::default(), codec: Raw, loader: () }
+    }
+}
+
+impl<C, L> GroupBuilder<C, L> {
+    /// How values become bytes for the wire. Default: [`Raw`], which carries `Bytes`, `Vec<u8>` and `String`.
+    pub fn codec<D>(self, codec: D) -> GroupBuilder<D, L> {
+        let Self { home, name, config, loader, .. } = self;
+        GroupBuilder { home, name, config, codec, loader }
+    }
+
+    /// What fills a miss: a closure `Fn(Key) -> Future<Output = Result<T, E>>`, or a [`Loader`]. A group needs this or a
+    /// [`batch_loader`](Self::batch_loader).
+    pub fn loader<M>(self, loader: M) -> GroupBuilder<C, OneByOne<M>> {
+        let Self { home, name, config, codec, .. } = self;
+        GroupBuilder { home, name, config, codec, loader: OneByOne(loader) }
+    }
+
+    /// What fills many misses in one call, of at most `per_call` keys: a closure `Fn(Vec<Key>) -> Future<Output =
+    /// Result<I, E>>`, with `I` yielding pairs of a key and its value, or a [`BatchLoader`]. Misses that arrive together
+    /// (all that a `get_many` misses, or what comes while all permits for loads are out) become one call; a lone miss does not wait.
+    pub fn batch_loader<M>(self, per_call: usize, loader: M) -> GroupBuilder<C, InBatches<M>> {
+        let Self { home, name, config, codec, .. } = self;
+        GroupBuilder { home, name, config, codec, loader: InBatches { loader, per_call } }
+    }
+
+    /// The most that the group's cache takes on this node, in bytes: keys, values and bookkeeping. Default: 64 MiB; at least 4 KiB.
+    /// It is never exceeded, and split over shards: an entry larger than a shard
+    /// ([`CacheUsage::max_entry_bytes`](crate::CacheUsage::max_entry_bytes), by default at least 4 MiB) is handed out but not kept.
+    pub fn capacity(mut self, bytes: usize) -> Self {
+        self.config.capacity = bytes;
+        self
+    }
+
+    /// The part of the capacity that copies of other nodes' keys may take, from 0.0 (no copies) to 1.0. Default: 0.125.
+    pub fn hot_share(mut self, share: f64) -> Self {
+        self.config.hot_share = share;
+        self
+    }
+
+    /// How long a value may be served, from the end of its load, unless the loader says otherwise for this one. Default: until it is evicted or
+    /// removed. **Always set it** where the source can change: it bounds how stale a value can get when all else fails.
+    pub fn time_to_live(mut self, life: Duration) -> Self {
+        self.config.time_to_live = Some(life);
+        self
+    }
+
+    /// How long "there is none" is remembered. Default: 5 s; zero: not at all.
+    pub fn not_found_time_to_live(mut self, life: Duration) -> Self {
+        self.config.not_found_time_to_live = life;
+        self
+    }
+
+    /// By what part of itself a life is shortened at most, at random, so that entries that were loaded together do not expire
+    /// together; from 0.0 to 1.0. Default: 0.1.
+    pub fn jitter(mut self, part: f64) -> Self {
+        self.config.jitter = part;
+        self
+    }
+
+    /// How long a get waits, whatever for; [`GetOptions::timeout`](crate::GetOptions::timeout) sets it for one get. Default: 15 s. What the get has
+    /// started goes on after that.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.config.timeout = limit;
+        self
+    }
+
+    /// How long one call of the loader may take, from when it is called. Default: 10 s. Its future is dropped then.
+    pub fn load_timeout(mut self, limit: Duration) -> Self {
+        self.config.load_timeout = limit;
+        self
+    }
+
+    /// How long a load may wait for its turn. Default: 5 s. Who waits for it gets [`Error::Busy`](crate::Error::Busy) then.
+    pub fn load_queue_timeout(mut self, limit: Duration) -> Self {
+        self.config.load_queue_timeout = limit;
+        self
+    }
+
+    /// How many calls of the loader run at a time on this node; more wait in order. Default: 64; at least 1. A get from inside a loader takes
+    /// no permit of its own.
+    pub fn max_concurrent_loads(mut self, count: usize) -> Self {
+        self.config.max_concurrent_loads = count;
+        self
+    }
+
+    /// How many loads may wait for their turn. Default: 10,000. Beyond it, callers get [`Error::Busy`](crate::Error::Busy) at once.
+    pub fn max_queued_loads(mut self, count: usize) -> Self {
+        self.config.max_queued_loads = count;
+        self
+    }
+
+    /// How long a removal or an insert waits for each of its two steps (the owner, then everybody else). Default: 1 s. Who has
+    /// not answered by then is pending in the receipt.
+    pub fn removal_timeout(mut self, limit: Duration) -> Self {
+        self.config.removal_timeout = limit;
+        self
+    }
+
+    /// A number for the layout of the group's values. Default: 0. Change it when the layout changes: nodes of different schemas load for
+    /// themselves instead of decoding each other's values.
+    pub fn schema(mut self, schema: u32) -> Self {
+        self.config.schema = schema;
+        self
+    }
+
+    /// Builds the group and puts it on the node: from now on peers can ask for its keys. It lives as long as the node.
+    ///
+    /// # Errors
+    /// If an option cannot be, the node has a group of that name, or is shut down.
+    pub fn build<V: Value>(self) -> Result<Group<V>, ConfigError>
+    where
+        C: Codec<V>,
+        L: LoadsInto<V>,
+    {
+        self.check::<V>()?;
+        let Self { home: Home { context, registry, life }, name, config, codec, loader } = self;
+        let name: Arc<str> = Arc::from(name);
+        let inner = Arc::new(Inner::new(Arc::clone(&name), config, context, Box::new(codec), loader.erase()));
+        registry.add(&name, Arc::new(Served(Arc::clone(&inner))))?;
+        Ok(Group::new(inner, life))
+    }
+
+    fn check<V: Value>(&self) -> Result<(), ConfigError>
+    where
+        L: LoadsInto<V>,
+    {
+        if self.home.context.tasks.is_closed() {
+            return Err(ConfigError::Closed);
+        }
+        if self.name.is_empty() || self.name.len() > MAX_NAME_LEN {
+            let value = format!("{:?}", self.name);
+            return Err(ConfigError::InvalidOption { option: "a group's name", value, advice: "give 1 to 255 bytes" });
+        }
+        at_least("per_call", self.loader.per_call(), 1, "give at least 1")?;
+        self.config.check()
+    }
+}

@@ -1,0 +1,50 @@
+//! What a group needs of its node, and what keeps the node alive.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::peers::Peers;
+use crate::removals::Numbers;
+use crate::tasks::Tasks;
+
+/// What all groups of a node share.
+pub(crate) struct Context {
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) tasks: Arc<Tasks>,
+    pub(crate) clock: Clock,
+    pub(crate) numbers: Numbers,
+    pub(crate) max_value_bytes: usize,
+}
+
+impl Context {
+    /// Passes while the node takes calls.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if self.tasks.is_closed() { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Passes where there are timers to wait with, and tasks to spawn.
+    pub(crate) fn check_runtime(&self) -> Result<(), Error> {
+        self.tasks.runtime()?;
+        tokio::runtime::Handle::try_current().map(drop).map_err(|_| Error::NoRuntime)
+    }
+}
+
+/// Held by every handle that a user has, of the node and of its groups; when the last is dropped, the node shuts down. What the node itself
+/// holds (its groups, their loaders) does not keep it alive.
+pub(crate) struct Life {
+    end: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Life {
+    /// `end` starts the shutdown, without waiting for it.
+    pub(crate) fn new(end: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { end: Box::new(end) }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        (self.end)();
+    }
+}

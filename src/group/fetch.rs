@@ -1,0 +1,245 @@
+//! Fetches: from a flight that another node's answer will land, to that answer, or to what is done without it.
+//!
+//! What an outcome means: an answer, whatever its kind, goes to the callers. A peer that cannot be reached is stood in for by one other; if
+//! that one cannot be reached either, or if the peer is well but cannot serve this group, the key is loaded here, in the table
+//! of loads, like any other load of this node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use tracing::Instrument;
+
+use crate::clock;
+use crate::entry::{Source, Value};
+use crate::error::Error;
+use crate::flight::{Landed, Landing};
+use crate::key::{HashedKey, Key};
+use crate::member::NodeName;
+use crate::message::{Answer, Ask, Copy, Get, GetMany, GetTerms, Outcome, Refusal, RefusalKind, Reply};
+use crate::peers::{Peer, View};
+use crate::route::{self, Next, Route};
+use crate::shards::{Keep, Kind, Lead, Look};
+use crate::store::Place;
+use crate::tasks::Work;
+use crate::time::Moment;
+use crate::transport::CallError;
+use crate::wire;
+
+use super::inner::Inner;
+
+/// One in so many fetched values is kept as a hot copy: a key that is asked for often gets there soon, one that is not seldom does.
+const KEEP_ONE_IN: f64 = 10.0;
+
+/// What a fetch is told by who starts it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// When the fetch ends at the latest, from its start.
+    pub(super) limit: Duration,
+    /// Whether a loader asks.
+    pub(super) nested: bool,
+}
+
+/// In which role a peer is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Owner,
+    StandIn,
+}
+
+/// A fetch of some keys from one peer, on its way.
+#[derive(Clone)]
+struct Trip {
+    view: Arc<View>,
+    node: usize,
+    role: Role,
+    terms: Terms,
+    started: Moment,
+}
+
+impl<V: Value> Inner<V> {
+    /// Starts a fetch of keys whose route leads to `node`.
+    pub(super) fn start_fetch(self: &Arc<Self>, node: usize, leads: Vec<Lead<V>>, terms: Terms) {
+        let view = self.context.peers.view_owned();
+        self.embark(&Trip { view, node, role: Role::Owner, terms, started: self.now() }, leads);
+    }
+
+    /// One message for all keys, but for those that do not fit in one.
+    fn embark(self: &Arc<Self>, trip: &Trip, leads: Vec<Lead<V>>) {
+        for leads in wire::split_keys(leads, |lead| &lead.key().key) {
+            self.context.tasks.work(Work::Fetch, Arc::clone(self).fetch(trip.clone(), leads));
+        }
+    }
+
+    async fn fetch(self: Arc<Self>, trip: Trip, leads: Vec<Lead<V>>) {
+        let Some(peer) = trip.view.peer(trip.node).cloned() else {
+            // The membership changed between the route and here, and the index is now this node's own.
+            return self.load_instead(leads).await;
+        };
+        let span = tracing::debug_span!(
+            "peer.fetch",
+            group = %self.name,
+            peer = %peer.name(),
+            keys = leads.len(),
+            outcome = tracing::field::Empty,
+        );
+        let sent = self.now();
+        let left = trip.terms.limit.saturating_sub(sent.since(trip.started));
+        let asked = self.ask_peer(&peer, &leads, GetTerms { time_limit: left, ..self.get_terms(trip.terms) });
+        let asked = tokio::time::timeout(left, asked).instrument(span.clone()).await;
+        match asked {
+            Ok(Ok(answers)) => {
+                span.record("outcome", "answered");
+                self.land_answers(peer.name(), leads, answers, sent).await;
+            }
+            Ok(Err(error)) => {
+                let next = match &error {
+                    CallError::Unreachable(_) => Next::StandIn,
+                    CallError::Refused(refusal) => route::after_refusal(refusal.kind),
+                };
+                span.record("outcome", if next == Next::StandIn { "unreachable" } else { "refused" });
+                tracing::debug!(parent: &span, %error, ?next, "peer did not serve");
+                self.turn_elsewhere(&trip, next, leads).await;
+            }
+            Err(_) => {
+                span.record("outcome", "timeout");
+                land_all(leads, &Error::Timeout { limit: trip.terms.limit });
+            }
+        }
+    }
+
+    fn get_terms(&self, terms: Terms) -> GetTerms {
+        GetTerms {
+            group: Arc::clone(&self.name),
+            schema: self.config.schema,
+            time_limit: terms.limit,
+            nested: terms.nested,
+        }
+    }
+
+    /// One message with all the keys; one answer for each, in their order.
+    async fn ask_peer(&self, peer: &Peer, leads: &[Lead<V>], terms: GetTerms) -> Result<Vec<Answer>, CallError> {
+        self.fetches.messages.one();
+        self.fetches.keys.add(leads.len() as u64);
+        let keys: Vec<Key> = leads.iter().map(|lead| lead.key().key.clone()).collect();
+        let ask = match <[Key; 1]>::try_from(keys) {
+            Ok([key]) => Ask::Get(Get { terms, key }),
+            Err(keys) => Ask::GetMany(GetMany { terms, keys }),
+        };
+        match peer.call(self.context.peers.request(ask)).await? {
+            Reply::Get(answer) if leads.len() == 1 => Ok(vec![answer]),
+            Reply::GetMany(answers) if leads.len() == answers.len() => Ok(answers),
+            _ => Err(Refusal::new(RefusalKind::Invalid, "the reply does not fit the request").into()),
+        }
+    }
+
+    /// Lands what has an answer. What has one that does not decode is loaded here.
+    async fn land_answers(self: &Arc<Self>, peer: &NodeName, leads: Vec<Lead<V>>, answers: Vec<Answer>, sent: Moment) {
+        let mut undecoded = Vec::new();
+        for (lead, answer) in leads.into_iter().zip(answers) {
+            // What was not spent at the peer was spent on the way, and the copy aged on it.
+            let now = self.now();
+            let way = now.since(sent).saturating_sub(answer.held);
+            let landing = match answer.outcome {
+                Outcome::Value(copy) => match self.receive(peer, copy, now.earlier(way)) {
+                    Ok((landed, keep)) => Ok((landed, keep)),
+                    Err(error) => {
+                        tracing::warn!(group = %self.name, %peer, %error, "a peer's value does not decode: loading here");
+                        undecoded.push(lead);
+                        continue;
+                    }
+                },
+                Outcome::NotFound => {
+                    let source = Source::Peer(peer.clone());
+                    Ok((Landed { value: None, born: now, expires: now, source }, None))
+                }
+                Outcome::Failed(error) => Err(error),
+            };
+            let (landing, keep): (Landing<V>, _) = match landing {
+                Ok((landed, keep)) => (Ok(landed), keep),
+                Err(error) => (Err(error), None),
+            };
+            self.land_fetch(lead, landing, keep);
+        }
+        if !undecoded.is_empty() {
+            self.load_instead(undecoded).await;
+        }
+    }
+
+    /// A copy that a peer sent, `at` the moment it was as old as it says. One in so many is kept.
+    fn receive(&self, peer: &NodeName, copy: Copy, at: Moment) -> Result<(Landed<V>, Option<Keep>), Error> {
+        let keep = self.config.hot_share > 0.0 && clock::dice() * KEEP_ONE_IN < 1.0;
+        // What is kept is copied first: a slice would keep the whole message that it came in alive.
+        let bytes = if keep { Bytes::copy_from_slice(&copy.value) } else { copy.value };
+        let (value, weight) = self.decode(bytes)?;
+        let landed = Landed {
+            value: Some(value),
+            born: at.earlier(copy.age),
+            expires: copy.left.map_or(Moment::NEVER, |left| at + left),
+            source: Source::Peer(peer.clone()),
+        };
+        Ok((landed, keep.then_some(Keep { place: Place::Hot, weight })))
+    }
+
+    fn land_fetch(&self, lead: Lead<V>, landing: Landing<V>, keep: Option<Keep>) {
+        let (voided, next) = lead.land(landing, keep);
+        self.fetches.voided.add(u64::from(voided));
+        debug_assert!(next.is_none(), "fetches are never parked");
+    }
+
+    /// What to do about keys that a peer did not serve.
+    async fn turn_elsewhere(self: &Arc<Self>, trip: &Trip, next: Next, leads: Vec<Lead<V>>) {
+        if next == Next::LoadHere || trip.role == Role::StandIn {
+            return self.load_instead(leads).await;
+        }
+        let mut here = Vec::new();
+        let mut there: BTreeMap<usize, Vec<Lead<V>>> = BTreeMap::new();
+        for lead in leads {
+            match trip.view.stand_in(lead.key().hash) {
+                Route::Load => here.push(lead),
+                Route::Fetch(node) => there.entry(node).or_default().push(lead),
+            }
+        }
+        for (node, leads) in there {
+            self.fetches.stood_in.add(leads.len() as u64);
+            self.embark(&Trip { node, role: Role::StandIn, ..trip.clone() }, leads);
+        }
+        if !here.is_empty() {
+            self.load_instead(here).await;
+        }
+    }
+
+    /// Lands fetches by loads of this node. The loads keep their values themselves, as copies of keys that others own.
+    async fn load_instead(self: &Arc<Self>, leads: Vec<Lead<V>>) {
+        self.fetches.loaded_here.add(leads.len() as u64);
+        let (mut started, mut waits) = (Vec::new(), Vec::new());
+        for lead in leads {
+            let key: HashedKey = lead.key().clone();
+            let place = self.context.peers.view().place(key.hash);
+            match self.shards.look_or_join(key.as_ref(), place, Kind::Load, self.now()) {
+                Look::Found(found) => self.land_fetch(lead, Ok(found), None),
+                Look::Joined(flight) => waits.push((lead, flight)),
+                Look::Lead(load) => {
+                    waits.push((lead, Arc::clone(load.flight())));
+                    started.push(load);
+                }
+            }
+        }
+        if !started.is_empty() {
+            self.start_loads(started, None);
+        }
+        let landings = waits.into_iter().map(async |(lead, flight)| {
+            let landing = flight.landing().await;
+            self.land_fetch(lead, landing, None);
+        });
+        join_all(landings).await;
+    }
+}
+
+fn land_all<V: Value>(leads: Vec<Lead<V>>, error: &Error) {
+    for lead in leads {
+        let _ = lead.land(Err(error.clone()), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! A group's inside: what its handles share, and the small things that every way through it needs.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock;
+use crate::codec::Codec;
+use crate::config::GroupConfig;
+use crate::entry::{Source, Value};
+use crate::error::{CodecError, Error};
+use crate::flight::Landed;
+use crate::key::KeyRef;
+use crate::loader::{Load, Loaded};
+use crate::queue::{Limits, Queue};
+use crate::shards::{Keep, Shards};
+use crate::stats::{FetchCounters, GetCounters, GroupStats, LoadCounters, RemovalCounters};
+use crate::store::Place;
+use crate::time::Moment;
+
+use super::context::Context;
+use super::load::{LoadLine, Queued};
+
+/// What all handles of one group share. It is the node's; handles come and go.
+pub(crate) struct Inner<V: Value> {
+    pub(super) name: Arc<str>,
+    /// Tells groups of one process apart, of whatever node and name.
+    pub(super) id: u64,
+    pub(super) config: GroupConfig,
+    pub(super) context: Arc<Context>,
+    codec: Box<dyn Codec<V>>,
+    pub(super) loader: Box<dyn Load<V>>,
+    pub(super) shards: Arc<Shards<V>>,
+    pub(super) line: Mutex<LoadLine<V>>,
+    /// What callers asked.
+    pub(super) gets: GetCounters,
+    /// What peers asked.
+    pub(super) served: GetCounters,
+    pub(super) loads: LoadCounters,
+    pub(super) fetches: FetchCounters,
+    pub(super) removals: RemovalCounters,
+}
+
+impl<V: Value> Inner<V> {
+    pub(super) fn new(
+        name: Arc<str>,
+        config: GroupConfig,
+        context: Arc<Context>,
+        codec: Box<dyn Codec<V>>,
+        loader: Box<dyn Load<V>>,
+    ) -> Self {
+        let limits = Limits {
+            turns: config.max_concurrent_loads,
+            per_turn: loader.per_call(),
+            waiting: config.max_queued_loads,
+            wait: config.load_queue_timeout,
+        };
+        let shards = Arc::new(Shards::new(config.capacity, config.hot_share, clock::random));
+        let queue: Queue<Queued<V>> = Queue::new(limits);
+        Self {
+            name,
+            id: clock::random(),
+            config,
+            context,
+            codec,
+            loader,
+            shards,
+            line: Mutex::new(LoadLine::new(queue)),
+            gets: GetCounters::default(),
+            served: GetCounters::default(),
+            loads: LoadCounters::default(),
+            fetches: FetchCounters::default(),
+            removals: RemovalCounters::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.context.clock.now()
+    }
+
+    /// The key's entry in this node's cache.
+    pub(super) fn look(&self, key: KeyRef<'_>) -> Option<Landed<V>> {
+        let place = self.context.peers.view().place(key.hash);
+        self.shards.look(key, place, self.now())
+    }
+
+    /// What a load (or an insert) brought, as it will be cached and handed out: how long it lives, and what it weighs.
+    /// It lives from now; its age counts from `born`, when its load began.
+    pub(super) fn settle(
+        &self,
+        loaded: Loaded<V>,
+        born: Moment,
+        place: Place,
+    ) -> Result<(Landed<V>, Option<Keep>), Error> {
+        let (weight, usual) = match &loaded.value {
+            Some(value) => (self.weigh(value)?, self.config.time_to_live),
+            None => (0, Some(self.config.not_found_time_to_live)),
+        };
+        let life = loaded.time_to_live.or(usual).map(|life| self.config.jittered(life, clock::dice()));
+        let expires = life.map_or(Moment::NEVER, |life| self.now() + life);
+        let landed = Landed { value: loaded.value, born, expires, source: Source::Loader };
+        let lives = life != Some(Duration::ZERO);
+        Ok((landed, lives.then_some(Keep { place, weight })))
+    }
+
+    /// What a value weighs; an error if it is too large for the cluster.
+    fn weigh(&self, value: &V) -> Result<usize, Error> {
+        let (len, weight) = self.guarded(|codec| {
+            let len = codec.encoded_len(value)?;
+            Ok((len, codec.weight(value, len)))
+        })?;
+        self.check_len(len)?;
+        Ok(weight)
+    }
+
+    /// The value as bytes for the wire.
+    pub(super) fn encode(&self, value: &V) -> Result<Bytes, Error> {
+        let bytes = self.guarded(|codec| codec.encode(value))?;
+        self.check_len(bytes.len())?;
+        Ok(bytes)
+    }
+
+    /// The value that a peer sent, and what it weighs.
+    pub(super) fn decode(&self, bytes: Bytes) -> Result<(V, usize), Error> {
+        let len = bytes.len();
+        self.guarded(|codec| {
+            let value = codec.decode(bytes)?;
+            let weight = codec.weight(&value, len);
+            Ok((value, weight))
+        })
+    }
+
+    fn check_len(&self, len: usize) -> Result<(), Error> {
+        let limit = self.context.max_value_bytes;
+        if len > limit { Err(Error::ValueTooLarge { len, limit }) } else { Ok(()) }
+    }
+
+    /// Calls the user's codec. A panic in it is an error of that value, and nothing else.
+    fn guarded<T>(&self, call: impl FnOnce(&dyn Codec<V>) -> Result<T, CodecError>) -> Result<T, Error> {
+        catch_unwind(AssertUnwindSafe(|| call(self.codec.as_ref())))
+            .unwrap_or_else(|_| Err(CodecError::new("the codec panicked")))
+            .map_err(Error::Codec)
+    }
+
+    pub(super) fn stats(&self) -> GroupStats {
+        let (cache, flights) = self.shards.usage();
+        let (loads_running, loads_queued) = self.line_lengths();
+        GroupStats {
+            gets: self.gets.snapshot(),
+            served: self.served.snapshot(),
+            loads: self.loads.snapshot(),
+            fetches: self.fetches.snapshot(),
+            removals: self.removals.snapshot(),
+            cache,
+            loads_running,
+            loads_queued,
+            flights,
+        }
+    }
+}

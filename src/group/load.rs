@@ -1,0 +1,242 @@
+//! Loads: from a flight that waits for its turn to the value in the cache.
+//!
+//! A load runs in a task that the node owns, to its end or its limit, whoever waits or has left. It goes: line up → turn → **begin**
+//! (the loader is called) → land. A get from inside a loader is not lined up: the turn of the load that asks covers it, or two
+//! loaders that wait for one another's keys could use up all turns.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use tracing::Instrument;
+
+use crate::clock;
+use crate::entry::Value;
+use crate::error::Error;
+use crate::flight::{Flight, Landing};
+use crate::key::{HashedKey, Key};
+use crate::loader::{Inside, LoadResult};
+use crate::queue::Queue;
+use crate::shards::{Begin, Lead};
+use crate::tasks::Work;
+use crate::time::Moment;
+
+use super::inner::Inner;
+
+/// A load that waits for its turn, and the load from inside of which it was asked for.
+pub(crate) struct Queued<V: Value> {
+    lead: Lead<V>,
+    outer: Option<Arc<Inside>>,
+}
+
+/// The loads that wait for their turn, and whether somebody watches that none waits too long.
+pub(crate) struct LoadLine<V: Value> {
+    queue: Queue<Queued<V>>,
+    watched: bool,
+}
+
+impl<V: Value> LoadLine<V> {
+    pub(super) fn new(queue: Queue<Queued<V>>) -> Self {
+        Self { queue, watched: false }
+    }
+}
+
+/// The permit of one call of the loader.
+struct Turn<V: Value> {
+    group: Arc<Inner<V>>,
+    /// Whether the call came to its end. If not, the node is being cut short, and so is everything that waits.
+    over: bool,
+}
+
+impl<V: Value> Drop for Turn<V> {
+    fn drop(&mut self) {
+        self.group.line().queue.give_back();
+        if self.over {
+            self.group.hand_out_turns();
+        } else {
+            let doomed = self.group.line().queue.expire(Moment::NEVER);
+            drop(doomed);
+        }
+    }
+}
+
+impl<V: Value> Inner<V> {
+    fn line(&self) -> MutexGuard<'_, LoadLine<V>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn line_lengths(&self) -> (u64, u64) {
+        let line = self.line();
+        (line.queue.turns_out() as u64, line.queue.len() as u64)
+    }
+
+    /// Starts loads: lines them up, or lets them run at once if a loader asks. Those for which there is no room land with [`Error::Busy`].
+    pub(super) fn start_loads(self: &Arc<Self>, leads: Vec<Lead<V>>, outer: Option<&Arc<Inside>>) {
+        let queued = leads.into_iter().map(|lead| Queued { lead, outer: outer.cloned() });
+        if outer.is_some() {
+            return self.run_at_once(queued.collect());
+        }
+        let now = self.now();
+        let refused: Vec<_> = {
+            let mut line = self.line();
+            queued.filter_map(|load| line.queue.push(load, now).err()).collect()
+        };
+        self.land_busy(refused);
+        self.hand_out_turns();
+        self.watch_the_line();
+    }
+
+    /// A loader waits for this flight. If it is in line, it leaves it and runs at once.
+    pub(super) fn pull_ahead(self: &Arc<Self>, flight: &Arc<Flight<V>>) {
+        let pulled = self.line().queue.pull(|load| Arc::ptr_eq(load.lead.flight(), flight));
+        self.run_at_once(pulled.into_iter().collect());
+    }
+
+    fn run_at_once(self: &Arc<Self>, mut loads: Vec<Queued<V>>) {
+        while !loads.is_empty() {
+            let rest = loads.split_off(loads.len().min(self.loader.per_call()));
+            self.context.tasks.work(Work::Load, Arc::clone(self).run(loads));
+            loads = rest;
+        }
+    }
+
+    /// Gives turns to what waits, as long as there are any.
+    fn hand_out_turns(self: &Arc<Self>) {
+        while self.line().queue.give_turn() {
+            let turn = Turn { group: Arc::clone(self), over: false };
+            let taken = if self.loader.per_call() == 1 { Some(self.line().queue.take()) } else { None };
+            self.context.tasks.work(Work::Load, turn.spend(taken));
+        }
+    }
+
+    /// Watches, while loads wait, that none waits for longer than it may.
+    fn watch_the_line(self: &Arc<Self>) {
+        {
+            let mut line = self.line();
+            if line.watched || line.queue.len() == 0 {
+                return;
+            }
+            line.watched = true;
+        }
+        let group = Arc::clone(self);
+        self.context.tasks.service(async move {
+            while let Some(until) = group.next_expiry() {
+                tokio::select! {
+                    () = group.context.tasks.stopping().cancelled() => return,
+                    () = clock::sleep(until) => {}
+                }
+                let late = group.line().queue.expire(group.now());
+                group.land_busy(late);
+            }
+        });
+    }
+
+    /// How long the first in line may still wait. If there is none, the watch is over.
+    fn next_expiry(&self) -> Option<std::time::Duration> {
+        let now = self.now();
+        let mut line = self.line();
+        let until = line.queue.next_expiry();
+        line.watched = until.is_some();
+        until.map(|until| until.since(now))
+    }
+
+    fn land_busy(&self, loads: Vec<Queued<V>>) {
+        for load in loads {
+            self.loads.busy.one();
+            let (_, next) = load.lead.land(Err(Error::Busy), None);
+            debug_assert!(next.is_none(), "nothing is parked behind a flight that can be joined");
+        }
+    }
+
+    /// Runs loads to their end, and after them the flights that were parked until one of theirs ended.
+    async fn run(self: Arc<Self>, mut loads: Vec<Queued<V>>) {
+        while !loads.is_empty() {
+            let begun = self.begin(loads);
+            if begun.is_empty() {
+                return;
+            }
+            loads = self.load(begun).await;
+        }
+    }
+
+    /// Lets loads begin, but for those that find their value in the cache, and those that are parked.
+    fn begin(&self, loads: Vec<Queued<V>>) -> Vec<Queued<V>> {
+        let (view, now) = (self.context.peers.view(), self.now());
+        let begun = loads.into_iter().filter_map(|Queued { lead, outer }| {
+            let place = view.place(lead.key().hash);
+            match lead.begin(place, now) {
+                Begin::Go(lead) => Some(Queued { lead, outer }),
+                Begin::No => None,
+            }
+        });
+        begun.collect()
+    }
+
+    /// One call of the loader, and the landing of what it brought. Returns parked flights that may now begin.
+    async fn load(&self, begun: Vec<Queued<V>>) -> Vec<Queued<V>> {
+        let keys: Vec<HashedKey> = begun.iter().map(|load| load.lead.key().clone()).collect();
+        let outer = begun.iter().filter_map(|load| load.outer.clone()).collect();
+        self.loads.started.add(keys.len() as u64);
+        self.loads.calls.one();
+        let born = self.now();
+        let span = tracing::debug_span!(
+            "group.load",
+            group = %self.name,
+            keys = keys.len(),
+            failed = tracing::field::Empty,
+            outcome = tracing::field::Empty,
+        );
+        let results = self.call_loader(keys, outer).instrument(span.clone()).await;
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        span.record("failed", failed);
+        span.record("outcome", if failed == 0 { "loaded" } else { "failed" });
+        let landed = begun.into_iter().zip(results);
+        landed.filter_map(|(load, result)| self.land_load(load.lead, result, born)).collect()
+    }
+
+    async fn call_loader(&self, keys: Vec<HashedKey>, outer: Vec<Arc<Inside>>) -> Vec<Result<LoadResult<V>, Error>> {
+        let count = keys.len();
+        let plain: Vec<Key> = keys.iter().map(|key| key.key.clone()).collect();
+        let inside = Arc::new(Inside { group: self.id, keys, outer });
+        let limit = self.config.load_timeout;
+        match tokio::time::timeout(limit, inside.scope(self.loader.load(plain))).await {
+            Ok(results) => results.into_iter().map(Ok).collect(),
+            Err(_) => (0..count).map(|_| Err(Error::LoadTimeout { limit })).collect(),
+        }
+    }
+
+    fn land_load(&self, lead: Lead<V>, result: Result<LoadResult<V>, Error>, born: Moment) -> Option<Queued<V>> {
+        // The placement of now, not of when the load began: where the entry belongs is asked when it is used.
+        let place = self.context.peers.view().place(lead.key().hash);
+        let settled =
+            result.and_then(|loaded| loaded.map_err(Error::Load)).and_then(|loaded| self.settle(loaded, born, place));
+        let (landing, keep): (Landing<V>, _) = match settled {
+            Ok((landed, keep)) => (Ok(landed), keep),
+            Err(error) => (Err(error), None),
+        };
+        match &landing {
+            Ok(landed) if landed.value.is_some() => self.loads.found.one(),
+            Ok(_) => self.loads.not_found.one(),
+            Err(_) => self.loads.failed.one(),
+        }
+        let (voided, next) = lead.land(landing, keep);
+        self.loads.voided.add(u64::from(voided));
+        next.map(|lead| Queued { lead, outer: None })
+    }
+}
+
+impl<V: Value> Turn<V> {
+    /// Takes what waits, unless it has been taken, and runs it.
+    async fn spend(mut self, taken: Option<Vec<Queued<V>>>) {
+        let loads = match taken {
+            Some(loads) => loads,
+            None => {
+                // A batch: let those that arrive together line up first. This is one turn of the runtime, not a wait.
+                tokio::task::yield_now().await;
+                let loads = self.group.line().queue.take();
+                self.group.hand_out_turns();
+                loads
+            }
+        };
+        Arc::clone(&self.group).run(loads).await;
+        self.over = true;
+    }
+}

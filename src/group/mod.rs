@@ -1,0 +1,236 @@
+//! The group: a named keyspace with its own loader, codec, capacity and policies.
+//!
+//! [`Group`] is the face; behind it, one file for each way through: `get.rs` for callers, `load.rs` and `fetch.rs` for the
+//! flights that they start, `serve.rs` for what peers ask, `remove.rs` for removals and inserts.
+
+mod builder;
+mod context;
+mod fetch;
+mod get;
+mod inner;
+mod load;
+mod registry;
+mod remove;
+mod serve;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::entry::{Entry, Value};
+use crate::error::Error;
+use crate::flight::Landed;
+use crate::key::{AsKey, Key, KeyRef};
+use crate::message::Scope;
+use crate::removals::Receipt;
+use crate::stats::GroupStats;
+
+pub(crate) use builder::Home;
+pub use builder::{GroupBuilder, InBatches, LoadsInto, OneByOne};
+pub(crate) use context::{Context, Life};
+use inner::Inner;
+pub(crate) use registry::{Registry, Serve};
+
+/// A named keyspace, shared by all nodes that have a group of this name: a cache in front of a loader.
+///
+/// A handle, cheap to clone; any clone keeps the node running. Made by [`Node::group`](crate::Node::group).
+///
+/// **How long a get takes.** Every get ends within its limit (the group's `timeout`, or
+/// [`GetOptions::timeout`]). A load ends within `load_queue_timeout` + `load_timeout`, or twice the latter
+/// if removals overtake it; a fetch from a peer that is lost on the way costs about two seconds once, for all gets together.
+///
+/// **Cancellation.** Any future here can be dropped. What a dropped get has started goes on for those who joined it, and
+/// fills the cache; a dropped removal is carried out all the same.
+pub struct Group<V: Value> {
+    inner: Arc<Inner<V>>,
+    life: Arc<Life>,
+}
+
+impl<V: Value> Group<V> {
+    fn new(inner: Arc<Inner<V>>, life: Arc<Life>) -> Self {
+        Self { inner, life }
+    }
+
+    /// The value of a key: from this node's cache, from the node that owns the key, or from the loader there.
+    ///
+    /// A hit allocates nothing and resolves at the first poll.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if the loader says that there is none; see [`Error`] for the rest.
+    pub fn get(&self, key: &(impl AsKey + ?Sized)) -> impl Future<Output = Result<V, Error>> + Send {
+        let key = key.as_key();
+        async move { self.landed(key, self.inner.config.timeout).await?.value.ok_or(Error::NotFound) }
+    }
+
+    /// The value of a key, or `None` if there is none.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), but for [`Error::NotFound`].
+    pub fn get_opt(&self, key: &(impl AsKey + ?Sized)) -> impl Future<Output = Result<Option<V>, Error>> + Send {
+        let key = key.as_key();
+        async move { Ok(self.landed(key, self.inner.config.timeout).await?.value) }
+    }
+
+    /// The value of a key with its age, what is left of its life, and where it came from.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_with(
+        &self,
+        key: &(impl AsKey + ?Sized),
+        options: GetOptions,
+    ) -> impl Future<Output = Result<Entry<V>, Error>> + Send {
+        let key = key.as_key();
+        async move {
+            let landed = self.landed(key, options.timeout.unwrap_or(self.inner.config.timeout)).await?;
+            let now = self.inner.now();
+            let Landed { value, born, expires, source } = landed;
+            let value = value.ok_or(Error::NotFound)?;
+            Ok(Entry { value, age: now.since(born), time_left: expires.left(now), source })
+        }
+    }
+
+    /// The values of many keys, in the order of the keys, each with its own error. One message goes to each node that owns some of them.
+    pub fn get_many<K: AsKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> impl Future<Output = Vec<Result<V, Error>>> + Send {
+        let keys: Vec<_> = keys.into_iter().map(|key| KeyRef::new(key.as_key()).to_owned()).collect();
+        async move {
+            let landings = self.inner.get_many(&keys, self.inner.config.timeout).await;
+            landings.into_iter().map(|landing| landing?.value.ok_or(Error::NotFound)).collect()
+        }
+    }
+
+    /// The value of a key if this node's cache has it. Never loads, never waits, touches neither order nor counters.
+    #[must_use]
+    pub fn peek(&self, key: &(impl AsKey + ?Sized)) -> Option<V> {
+        let key = KeyRef::new(key.as_key()).check().ok()?;
+        self.inner.shards.peek(key, self.inner.now())
+    }
+
+    /// Puts a value in the cache of the key's owner, with the group's time to live, and takes the key out of all others. If the owner does not take it
+    /// at once, it acts as a removal ([`Receipt::stored`]). The order of two inserts of one key is the owner's; to
+    /// make the cluster see a change, prefer [`remove`](Self::remove).
+    ///
+    /// # Errors
+    /// If the key is too long, or the value has no encoding or too long a one; or the node is shut down. Nothing was changed then.
+    pub fn insert(&self, key: &(impl AsKey + ?Sized), value: V) -> impl Future<Output = Result<Receipt, Error>> + Send {
+        let key = KeyRef::new(key.as_key()).check().map(KeyRef::to_owned);
+        async move { self.inner.insert(key?, value).await }
+    }
+
+    /// Takes a key out of every cache of the cluster. When the receipt says [`everywhere`](Receipt::everywhere), and the nodes list
+    /// the same members, no get that starts later, on any node, returns a value whose load began before this call.
+    ///
+    /// It returns within twice the group's `removal_timeout`. Nodes that cannot be reached are pending in the receipt. Remove after
+    /// the change is committed at the source.
+    ///
+    /// # Errors
+    /// If the key is too long or the node is shut down.
+    pub fn remove(&self, key: &(impl AsKey + ?Sized)) -> impl Future<Output = Result<Receipt, Error>> + Send {
+        self.remove_many([key.as_key()])
+    }
+
+    /// Takes many keys out, as [`remove`](Self::remove) does one, in one round.
+    ///
+    /// # Errors
+    /// If a key is too long or the node is shut down. Nothing was removed then.
+    pub fn remove_many<K: AsKey>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> impl Future<Output = Result<Receipt, Error>> + Send {
+        let keys = keys.into_iter().map(|key| KeyRef::new(key.as_key()).check().map(|key| Key::new(key.bytes)));
+        let keys: Result<Vec<Key>, Error> = keys.collect();
+        async move { self.inner.remove(Scope::Keys(keys?)).await }
+    }
+
+    /// Takes everything in the group out, as [`remove`](Self::remove) does one key.
+    ///
+    /// # Errors
+    /// If the node is shut down.
+    pub fn clear(&self) -> impl Future<Output = Result<Receipt, Error>> + Send {
+        self.inner.remove(Scope::Group)
+    }
+
+    /// The group's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// What callers and peers asked of this node, how it was answered, and what the cache holds.
+    #[must_use]
+    pub fn stats(&self) -> GroupStats {
+        self.inner.stats()
+    }
+
+    /// A handle that does not keep the node running: for a loader that asks its own group.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakGroup<V> {
+        WeakGroup { inner: Arc::downgrade(&self.inner), life: Arc::downgrade(&self.life) }
+    }
+
+    async fn landed(&self, key: &[u8], limit: Duration) -> Result<Landed<V>, Error> {
+        self.inner.get(KeyRef::new(key), limit).await
+    }
+}
+
+impl<V: Value> Clone for Group<V> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), life: Arc::clone(&self.life) }
+    }
+}
+
+impl<V: Value> fmt::Debug for Group<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+/// A handle of a group that does not keep its node running. Made by [`Group::downgrade`].
+pub struct WeakGroup<V: Value> {
+    inner: Weak<Inner<V>>,
+    life: Weak<Life>,
+}
+
+impl<V: Value> WeakGroup<V> {
+    /// The group, unless its node has been shut down because the last handle is gone.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Group<V>> {
+        Some(Group { life: self.life.upgrade()?, inner: self.inner.upgrade()? })
+    }
+}
+
+impl<V: Value> Clone for WeakGroup<V> {
+    fn clone(&self) -> Self {
+        Self { inner: Weak::clone(&self.inner), life: Weak::clone(&self.life) }
+    }
+}
+
+impl<V: Value> fmt::Debug for WeakGroup<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakGroup").finish_non_exhaustive()
+    }
+}
+
+/// How one get differs from the group's usual way.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use]
+pub struct GetOptions {
+    timeout: Option<Duration>,
+}
+
+impl GetOptions {
+    /// As the group usually does.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long this get waits, instead of the group's `timeout`.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+}

@@ -1,0 +1,53 @@
+//! The groups of a node, by name, erased of their values' types: for what peers ask.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use crate::error::ConfigError;
+use crate::key::Key;
+use crate::message::{Answer, Refusal, Scope};
+use crate::stats::GroupStats;
+
+/// A group, as its node sees it when a peer asks.
+pub(crate) trait Serve: Send + Sync {
+    fn schema(&self) -> u32;
+
+    /// Serves keys as their owner, whatever the placement says: from the cache, or by a load on this node. Never forwards.
+    fn serve(&self, keys: Vec<Key>, time_limit: Duration, nested: bool) -> BoxFuture<'_, Result<Vec<Answer>, Refusal>>;
+
+    /// Applies a removal of another node.
+    fn apply(&self, scope: &Scope);
+
+    /// Applies an insert of another node; says whether the value was stored, rather than the key removed.
+    fn install(&self, key: Key, value: Bytes, time_to_live: Option<Duration>) -> Result<bool, Refusal>;
+
+    fn stats(&self) -> GroupStats;
+}
+
+/// The groups of one node. They live as long as the node does.
+#[derive(Default)]
+pub(crate) struct Registry(RwLock<BTreeMap<Arc<str>, Arc<dyn Serve>>>);
+
+impl Registry {
+    pub(crate) fn add(&self, name: &Arc<str>, group: Arc<dyn Serve>) -> Result<(), ConfigError> {
+        let mut groups = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if groups.contains_key(name) {
+            return Err(ConfigError::DuplicateGroup { name: name.to_string() });
+        }
+        groups.insert(Arc::clone(name), group);
+        Ok(())
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<dyn Serve>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    pub(crate) fn stats(&self) -> BTreeMap<String, GroupStats> {
+        let groups = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        groups.iter().map(|(name, group)| (name.to_string(), group.stats())).collect()
+    }
+}

@@ -1,0 +1,117 @@
+//! The gRPC transport: what its two ends have in common.
+//!
+//! `client.rs` opens connections and asks, `server.rs` answers; here are the options of both, and how a refusal becomes a
+//! gRPC status and a status a [`CallError`]. tonic's types stay in this room.
+//!
+//! What must hold: a status that the peer meant to send is a refusal with its kind, and everything that tells of a lost
+//! connection is [`Unreachable`]. Mistaking the one for the other would send requests to a stand-in that only their owner
+//! should answer, or keep asking a node that is gone.
+
+mod client;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::message::{Refusal, RefusalKind};
+use crate::transport::{CallError, Unreachable};
+use crate::wire::{self, proto};
+
+pub(crate) use client::GrpcTransport;
+pub use server::PeerService;
+pub(crate) use server::serve;
+
+/// How many bytes of one stream may be on their way unacknowledged, and of all streams of a connection together. A single
+/// value then moves at 1 Gbit/s over 16 ms of distance, and no value blocks the connection for the others.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// How many requests of one connection a server works on at a time. More wait at the client.
+const CONCURRENT_STREAMS: u32 = 1024;
+
+/// What both ends of the gRPC transport go by.
+#[derive(Clone, Debug)]
+pub(crate) struct GrpcOptions {
+    /// How long a connect may take, up to the peer's first bytes of HTTP/2.
+    pub(crate) connect_timeout: Duration,
+    /// How often a connection is pinged, also while it is idle.
+    pub(crate) keep_alive_interval: Duration,
+    /// How long a ping may stay unanswered before the connection counts as lost.
+    pub(crate) keep_alive_timeout: Duration,
+    /// The size of the largest value. Requests of many keys need no more than this: see [`wire::message_limit`].
+    pub(crate) max_value_bytes: usize,
+}
+
+impl Default for GrpcOptions {
+    /// Silence is noticed within two seconds.
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(1),
+            keep_alive_interval: Duration::from_secs(1),
+            keep_alive_timeout: Duration::from_secs(1),
+            max_value_bytes: 16 << 20,
+        }
+    }
+}
+
+impl GrpcOptions {
+    fn message_limit(&self) -> usize {
+        wire::message_limit(self.max_value_bytes)
+    }
+}
+
+/// The status that tells a client of a refusal. Its code and message are for any client; ours read the details.
+fn status_of(refusal: &Refusal) -> Status {
+    let code = match refusal.kind {
+        RefusalKind::Invalid => Code::InvalidArgument,
+        RefusalKind::WrongCluster | RefusalKind::Version | RefusalKind::Schema => Code::FailedPrecondition,
+        RefusalKind::UnknownGroup => Code::NotFound,
+        RefusalKind::TooLarge => Code::OutOfRange,
+        RefusalKind::Draining => Code::Unavailable,
+    };
+    let details = proto::Refusal::from(refusal);
+    Status::with_details(code, details.message.clone(), details.encode_to_vec().into())
+}
+
+/// What a failed call means.
+///
+/// A status with our details was sent by the peer on purpose. One with a source was made up on this side out of a failure of
+/// the connection, whatever its code says. What remains was sent by gRPC itself, on the other side or on this one: it had a
+/// message that it could not take, or it is not a peer that we know how to talk to.
+fn call_error_of(status: &Status) -> CallError {
+    if let Some(refusal) = wire::refusal_in(status.details()) {
+        return refusal.into();
+    }
+    if status.source().is_some() {
+        return Unreachable::new(in_words(status)).into();
+    }
+    match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => {
+            let advice = format!("{}; raise `max_value_bytes` on every node", status.message());
+            Refusal::new(RefusalKind::TooLarge, advice).into()
+        }
+        Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Aborted | Code::DeadlineExceeded => {
+            Unreachable::new(in_words(status)).into()
+        }
+        code => Refusal::new(RefusalKind::Invalid, format!("{code:?}: {}", status.message())).into(),
+    }
+}
+
+/// The message of a status and of what lies beneath it, which is often where the reason is.
+fn in_words(status: &Status) -> String {
+    let mut words = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+        cause = error.source();
+    }
+    words
+}

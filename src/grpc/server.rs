@@ -1,0 +1,211 @@
+//! The answering end of the gRPC transport.
+//!
+//! [`PeerService`] turns gRPC calls into calls of a [`Handler`]; [`serve`] puts it behind a listener of the node's own. An
+//! application that runs a tonic server already mounts the service there instead.
+//!
+//! What must hold: no bytes from outside reach the handler unchecked, a reply larger than the limit is refused in words
+//! (gRPC would break the stream), and an error on accept never ends the server.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream, Stream};
+use prost::Message;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic::{Response, Status};
+use tower_service::Service;
+
+use super::{CONCURRENT_STREAMS, CONNECTION_WINDOW, GrpcOptions, STREAM_WINDOW, status_of};
+use crate::clock;
+use crate::message::{Refusal, Reply, Request};
+use crate::transport::Handler;
+use crate::wire::proto::peerage_server::{Peerage, PeerageServer};
+use crate::wire::{self, check_size, proto};
+
+/// How long to wait after an accept that failed. The usual reason is too many open files: trying at once would spin.
+const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(50);
+
+/// A node's gRPC service, to be mounted into a tonic server of the application's own.
+///
+/// The node of a mounted service has no listener, and its peers reach it by the application's port. The service brings its
+/// own limits on messages. What the server should bring:
+///
+/// | setting | value | why |
+/// | --- | --- | --- |
+/// | `tcp_nodelay` | `true` | a get is a small message, and somebody waits for it |
+/// | `http2_keepalive_interval`, `http2_keepalive_timeout` | 1 s each | peers that vanished are noticed in about two seconds |
+/// | `initial_stream_window_size` | 2 MiB | large values do not wait for a round trip per 64 KiB |
+/// | `initial_connection_window_size` | 8 MiB | one large value does not hold up the others |
+/// | `max_concurrent_streams` | 1024 | what a peer asks at once; the rest waits on its side |
+/// | `timeout`, `concurrency_limit_per_connection` | unset | loads have limits of their own, and a slow load should not block hits |
+#[derive(Clone)]
+pub struct PeerService {
+    server: PeerageServer<Answering>,
+}
+
+impl PeerService {
+    pub(crate) fn new(handler: Arc<dyn Handler>, options: &GrpcOptions) -> Self {
+        let limit = options.message_limit();
+        let server = PeerageServer::new(Answering { handler, limit }).max_decoding_message_size(limit);
+        Self { server }
+    }
+}
+
+impl fmt::Debug for PeerService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerService").finish_non_exhaustive()
+    }
+}
+
+impl Service<http::Request<Body>> for PeerService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = tonic::codegen::BoxFuture<http::Response<Body>, Infallible>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<http::Request<Body>>::poll_ready(&mut self.server, cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.server.call(request)
+    }
+}
+
+impl NamedService for PeerService {
+    const NAME: &'static str = <PeerageServer<Answering> as NamedService>::NAME;
+}
+
+/// The methods of the service, in terms of the handler.
+struct Answering {
+    handler: Arc<dyn Handler>,
+    limit: usize,
+}
+
+impl Answering {
+    /// Has the handler answer a request, if the message is one.
+    async fn reply<M>(&self, message: tonic::Request<M>) -> Result<Reply, Status>
+    where
+        Request: TryFrom<M, Error = Refusal>,
+    {
+        let request = Request::try_from(message.into_inner()).map_err(refused)?;
+        self.handler.handle(request).await.map_err(refused)
+    }
+
+    fn fitting<M: Message>(&self, message: M) -> Result<Response<M>, Status> {
+        check_size("reply", message.encoded_len(), self.limit).map_err(refused)?;
+        Ok(Response::new(message))
+    }
+}
+
+#[tonic::async_trait]
+impl Peerage for Answering {
+    type GetManyStream = BoxStream<'static, Result<proto::GetManyReply, Status>>;
+
+    async fn hello(&self, message: tonic::Request<proto::Hello>) -> Result<Response<proto::Hello>, Status> {
+        match self.reply(message).await? {
+            Reply::Hello(hello) => self.fitting(hello.into()),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn get(&self, message: tonic::Request<proto::GetRequest>) -> Result<Response<proto::Answer>, Status> {
+        match self.reply(message).await? {
+            Reply::Get(answer) => self.fitting(answer.into()),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn get_many(
+        &self,
+        message: tonic::Request<proto::GetManyRequest>,
+    ) -> Result<Response<Self::GetManyStream>, Status> {
+        let Reply::GetMany(answers) = self.reply(message).await? else { return Err(mismatch()) };
+        let limit = self.limit;
+        let checked = move |chunk: proto::GetManyReply| {
+            check_size("reply", chunk.encoded_len(), limit).map_err(refused)?;
+            Ok(chunk)
+        };
+        Ok(Response::new(stream::iter(wire::chunks(answers).map(checked)).boxed()))
+    }
+
+    async fn remove(
+        &self,
+        message: tonic::Request<proto::RemoveRequest>,
+    ) -> Result<Response<proto::RemoveReply>, Status> {
+        match self.reply(message).await? {
+            Reply::Remove => Ok(Response::new(proto::RemoveReply {})),
+            _ => Err(mismatch()),
+        }
+    }
+
+    async fn insert(
+        &self,
+        message: tonic::Request<proto::InsertRequest>,
+    ) -> Result<Response<proto::InsertReply>, Status> {
+        match self.reply(message).await? {
+            Reply::Insert { stored } => Ok(Response::new(proto::InsertReply { stored })),
+            _ => Err(mismatch()),
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape that `map_err` takes")]
+fn refused(refusal: Refusal) -> Status {
+    status_of(&refusal)
+}
+
+/// The handler replied to another question than it was asked: a mistake in this library.
+fn mismatch() -> Status {
+    Status::internal("the handler's reply is not of the request's kind")
+}
+
+/// Serves until `shutdown` fires; then takes no more connections and requests, lets those in flight end, and returns.
+///
+/// How long that takes is up to the handler and the peers: whoever calls sets the limit. Dropping the future instead
+/// closes the listener, and leaves the connections to end by themselves.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    service: PeerService,
+    options: GrpcOptions,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .http2_keepalive_interval(Some(options.keep_alive_interval))
+        .http2_keepalive_timeout(Some(options.keep_alive_timeout))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(CONCURRENT_STREAMS)
+        .serve_with_incoming_shutdown(service, accepted(listener), shutdown.cancelled_owned())
+        .await
+}
+
+/// The connections that come in. The stream has no errors and no end.
+fn accepted(listener: TcpListener) -> impl Stream<Item = Result<TcpStream, Infallible>> {
+    stream::unfold(listener, |listener| async {
+        loop {
+            match accept(&listener).await {
+                Ok(tcp) => return Some((Ok(tcp), listener)),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    clock::sleep(PAUSE_AFTER_ACCEPT_ERROR).await;
+                }
+            }
+        }
+    })
+}
+
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let (tcp, _) = listener.accept().await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}

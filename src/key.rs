@@ -1,0 +1,325 @@
+//! Keys: what a caller asks for, their hash, their slot.
+//!
+//! A key is any string of bytes up to [`Key::MAX_LEN`]. Its hash is SipHash-1-3 with a key that the wire protocol fixes,
+//! so that every node of every implementation agrees on it; the top 16 bits are its slot. The hash is worked out once per
+//! request, at the door, and carried along in a [`HashedKey`] or a [`KeyRef`].
+//!
+//! A fixed hash can be aimed at. It decides who owns a key, which nobody gains from; where it could hurt, in the tables of
+//! one process, it is mixed with a seed of that process (see the store).
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use siphasher::sip::SipHasher13;
+
+use crate::error::Error;
+
+/// How many equal parts the hashed keyspace has.
+pub(crate) const SLOTS: usize = 1 << 16;
+
+/// The two halves of the SipHash key, fixed by version 1 of the wire protocol: the ASCII text `peerage placemt1`, little-endian.
+const SIP_KEY: (u64, u64) = (u64::from_le_bytes(*b"peerage "), u64::from_le_bytes(*b"placemt1"));
+
+/// SipHash-1-3 under the protocol's key.
+pub(crate) fn protocol_hash(bytes: &[u8]) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(SIP_KEY.0, SIP_KEY.1);
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// A key: any bytes, cheap to clone.
+///
+/// Loaders are called with one. To ask for a key, anything that is [`AsKey`] will do.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(Arc<[u8]>);
+
+impl Key {
+    /// The longest key that a group takes: 64 KiB.
+    pub const MAX_LEN: usize = 64 << 10;
+
+    /// Copies `bytes` into a key. The length is checked where the key is used, not here.
+    #[must_use]
+    pub fn new(bytes: &(impl AsKey + ?Sized)) -> Self {
+        Self(Arc::from(bytes.as_key()))
+    }
+
+    /// The key's bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The key as text, or `None` if it is not UTF-8.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Writes the key as text, with bytes that are not UTF-8 replaced.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key(\"{}\")", self.0.escape_ascii())
+    }
+}
+
+/// What can be asked for: text, bytes, or a [`Key`] itself.
+///
+/// A hit allocates nothing, because a group takes keys by `&(impl AsKey + ?Sized)`.
+pub trait AsKey: Sync {
+    /// The key's bytes.
+    fn as_key(&self) -> &[u8];
+}
+
+macro_rules! as_key {
+    ($($type:ty),*) => {$(
+        impl AsKey for $type {
+            fn as_key(&self) -> &[u8] {
+                self.as_ref()
+            }
+        }
+    )*};
+}
+as_key!(str, String, [u8], Vec<u8>, Bytes);
+
+impl AsKey for Key {
+    fn as_key(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<const N: usize> AsKey for [u8; N] {
+    fn as_key(&self) -> &[u8] {
+        self
+    }
+}
+
+impl<T: AsKey + ?Sized> AsKey for &T {
+    fn as_key(&self) -> &[u8] {
+        (**self).as_key()
+    }
+}
+
+/// The hash of a key under the wire protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyHash(pub(crate) u64);
+
+impl KeyHash {
+    pub(crate) fn of(key: &[u8]) -> Self {
+        Self(protocol_hash(key))
+    }
+
+    /// The part of the keyspace that the key lies in.
+    pub(crate) fn slot(self) -> Slot {
+        Slot((self.0 >> 48) as u16)
+    }
+}
+
+/// One of the [`SLOTS`] equal parts of the hashed keyspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot(pub(crate) u16);
+
+impl Slot {
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A borrowed key with its hash: what a lookup carries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeyRef<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) hash: KeyHash,
+}
+
+impl<'a> KeyRef<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, hash: KeyHash::of(bytes) }
+    }
+
+    /// Fails if the key is longer than a key can be.
+    pub(crate) fn check(self) -> Result<Self, Error> {
+        let len = self.bytes.len();
+        if len > Key::MAX_LEN { Err(Error::KeyTooLong { len, limit: Key::MAX_LEN }) } else { Ok(self) }
+    }
+
+    pub(crate) fn to_owned(self) -> HashedKey {
+        HashedKey { key: Key(Arc::from(self.bytes)), hash: self.hash }
+    }
+}
+
+/// An owned key with its hash: what tables and flights keep. Its [`Hash`] is the hash that it carries, so a table that is
+/// keyed by it needs a hasher that mixes one `u64`, and no second pass over the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HashedKey {
+    pub(crate) key: Key,
+    pub(crate) hash: KeyHash,
+}
+
+impl HashedKey {
+    pub(crate) fn new(key: Key) -> Self {
+        let hash = KeyHash::of(&key);
+        Self { key, hash }
+    }
+
+    pub(crate) fn as_ref(&self) -> KeyRef<'_> {
+        KeyRef { bytes: &self.key, hash: self.hash }
+    }
+}
+
+impl Hash for HashedKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash.0);
+    }
+}
+
+/// Lets tables keyed by [`HashedKey`] be searched with a [`KeyRef`], without allocating an owned key first.
+pub(crate) trait Probe {
+    fn probe(&self) -> KeyRef<'_>;
+}
+
+impl Probe for HashedKey {
+    fn probe(&self) -> KeyRef<'_> {
+        self.as_ref()
+    }
+}
+
+impl Probe for KeyRef<'_> {
+    fn probe(&self) -> KeyRef<'_> {
+        *self
+    }
+}
+
+impl Hash for dyn Probe + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.probe().hash.0);
+    }
+}
+
+impl PartialEq for dyn Probe + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        let (mine, theirs) = (self.probe(), other.probe());
+        mine.hash == theirs.hash && mine.bytes == theirs.bytes
+    }
+}
+
+impl Eq for dyn Probe + '_ {}
+
+impl<'a> Borrow<dyn Probe + 'a> for HashedKey {
+    fn borrow(&self) -> &(dyn Probe + 'a) {
+        self
+    }
+}
+
+/// Finds a key's bucket from the one `u64` that the key brings, the hash of the wire protocol, and a seed.
+///
+/// Everybody can work out the hash of the wire, and so choose keys that agree in some of its bits; and within one node
+/// its top bits are far from random, as they say who owns the key. A table picks the bucket by the low bits, and tells
+/// keys in it apart by the top seven. So the hash is blended with the seed, and then every bit of the result is made to
+/// hang on every bit of the blend: who does not know the seed cannot aim. The mixing is the finalizer of SplitMix64, a
+/// bijection: different hashes stay different.
+///
+/// It cannot part keys whose hashes agree in all 64 bits: they meet in one bucket and are compared byte by byte.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seeded(pub(crate) u64);
+
+impl BuildHasher for Seeded {
+    type Hasher = Mixer;
+
+    fn build_hasher(&self) -> Mixer {
+        Mixer(self.0)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Mixer(u64);
+
+impl Hasher for Mixer {
+    fn write_u64(&mut self, hash: u64) {
+        let mut mixed = self.0 ^ hash;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        self.0 = mixed ^ (mixed >> 31);
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a key brings its hash as one u64");
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slot_is_the_top_of_the_hash() {
+        let hash = KeyHash(0xabcd_0123_4567_89ef);
+        assert_eq!(hash.slot(), Slot(0xabcd));
+    }
+
+    #[test]
+    fn a_key_is_found_by_a_borrowed_one() {
+        let mut table = std::collections::HashMap::new();
+        table.insert(HashedKey::new(Key::new("user:42")), 1);
+        let probe = KeyRef::new(b"user:42");
+        assert_eq!(table.get(&probe as &dyn Probe), Some(&1));
+        let other = KeyRef { bytes: b"user:43", hash: probe.hash };
+        assert_eq!(table.get(&other as &dyn Probe), None, "the same hash is not yet the same key");
+    }
+
+    #[test]
+    fn keys_print_as_what_they_are() {
+        assert_eq!(Key::new("a b").to_string(), "a b");
+        assert_eq!(format!("{:?}", Key::new(&b"\0\xff"[..])), r#"Key("\x00\xff")"#);
+        assert_eq!(Key::new(&[0xff]).as_str(), None);
+    }
+
+    fn mixed(seed: u64, hash: u64) -> u64 {
+        Seeded(seed).hash_one(hash)
+    }
+
+    #[test]
+    fn keys_of_one_slot_still_differ_in_the_bits_that_a_table_looks_at() {
+        const SLOT: u64 = 0xabcd << 48;
+        let mut tops = [0_u32; 128];
+        let mut lows = [0_u32; 128];
+        for hash in 0..128 * 64 {
+            let mixed = mixed(7, SLOT | hash);
+            tops[(mixed >> 57) as usize] += 1;
+            lows[(mixed & 127) as usize] += 1;
+        }
+        for count in tops.into_iter().chain(lows) {
+            assert!((24..=104).contains(&count), "{count} of 64 expected");
+        }
+    }
+
+    #[test]
+    fn keys_that_meet_under_one_seed_part_under_another() {
+        let meet = |seed, hash: &u64| mixed(seed, *hash).trailing_zeros() >= 8;
+        let chosen: Vec<u64> = (0..100_000).filter(|hash| meet(1, hash)).collect();
+        let still = chosen.iter().filter(|hash| meet(2, hash)).count();
+        assert!(chosen.len() > 200 && still < 20, "{still} of {} meet again", chosen.len());
+    }
+}

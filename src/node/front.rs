@@ -1,0 +1,168 @@
+//! The front door: checks who asks and what for, and passes the request to its group.
+
+use std::collections::HashSet;
+#[cfg(feature = "test-util")]
+use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::group::Serve;
+use crate::member::NodeName;
+use crate::message::{Answer, Ask, GetTerms, Hello, Insert, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::transport::Handler;
+
+use super::core::Core;
+
+/// So many different complaints are logged as warnings; more are not, so that a peer cannot flood the log.
+const MOST_COMPLAINTS: usize = 256;
+
+/// Answers peers for one node.
+pub(super) struct Front {
+    core: Arc<Core>,
+    /// What has been complained about already: by whom it was asked, and the complaint.
+    complaints: Mutex<HashSet<(Option<NodeName>, String)>>,
+}
+
+impl Handler for Front {
+    fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
+        async move {
+            let sender = request.sender.clone();
+            let outcome = self.answer(request).await;
+            if let Err(refusal) = &outcome {
+                self.complain(sender.as_deref(), refusal);
+            }
+            outcome
+        }
+        .boxed()
+    }
+}
+
+impl Front {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self { core, complaints: Mutex::default() }
+    }
+
+    async fn answer(&self, request: Request) -> Result<Reply, Refusal> {
+        if let Some(sender) = &request.sender {
+            self.check_sender(sender)?;
+            self.core.context.peers.inbound(&sender.name);
+        }
+        match request.ask {
+            Ask::Hello(hello) => self.hello(&hello).map(Reply::Hello),
+            Ask::Get(get) => {
+                let answers = self.get(&get.terms, vec![get.key]).await?;
+                let answer = answers.into_iter().next();
+                answer.map(Reply::Get).ok_or_else(|| Refusal::new(RefusalKind::Invalid, "there is no answer"))
+            }
+            Ask::GetMany(get) => self.get(&get.terms, get.keys).await.map(Reply::GetMany),
+            Ask::Remove(remove) => {
+                // A group that this node does not have (yet) has nothing to drop here: acknowledged all the same.
+                if let Some(group) = self.core.registry.find(&remove.group) {
+                    group.apply(&remove.scope);
+                }
+                Ok(Reply::Remove)
+            }
+            Ask::Insert(insert) => self.insert(insert).map(|stored| Reply::Insert { stored }),
+        }
+    }
+
+    fn check_sender(&self, theirs: &Sender) -> Result<(), Refusal> {
+        let own = self.core.context.peers.sender();
+        if theirs.cluster != own.cluster {
+            let message =
+                format!("this node belongs to the cluster {:?}, the sender to {:?}", own.cluster, theirs.cluster);
+            return Err(Refusal::new(RefusalKind::WrongCluster, message));
+        }
+        if !theirs.versions.overlaps(own.versions) {
+            let message = format!(
+                "this node speaks the protocol versions {} to {}, the sender {} to {}",
+                own.versions.min, own.versions.max, theirs.versions.min, theirs.versions.max
+            );
+            return Err(Refusal::new(RefusalKind::Version, message));
+        }
+        Ok(())
+    }
+
+    fn hello(&self, hello: &Hello) -> Result<Hello, Refusal> {
+        self.check_sender(&hello.sender)?;
+        let peers = &self.core.context.peers;
+        let own = peers.sender();
+        if hello.sender.name != own.name {
+            peers.heard(hello);
+        } else if hello.sender.incarnation != own.incarnation {
+            let message = format!("two nodes call themselves {}: each needs a name of its own", own.name);
+            return Err(Refusal::new(RefusalKind::Invalid, message));
+        }
+        Ok(peers.hello())
+    }
+
+    async fn get(&self, terms: &GetTerms, keys: Vec<crate::key::Key>) -> Result<Vec<Answer>, Refusal> {
+        self.check_open()?;
+        let group = self.group(&terms.group, terms.schema)?;
+        group.serve(keys, terms.time_limit, terms.nested).await
+    }
+
+    fn insert(&self, insert: Insert) -> Result<bool, Refusal> {
+        self.check_open()?;
+        let group = self.group(&insert.group, insert.schema)?;
+        group.install(insert.key, insert.value, insert.time_to_live)
+    }
+
+    fn check_open(&self) -> Result<(), Refusal> {
+        if self.core.tasks().is_closed() {
+            return Err(Refusal::new(RefusalKind::Draining, "the node is shutting down"));
+        }
+        Ok(())
+    }
+
+    fn group(&self, name: &str, schema: u32) -> Result<Arc<dyn Serve>, Refusal> {
+        let group = self.core.registry.find(name).ok_or_else(|| {
+            let message = format!("node {} has no group {name:?}", self.core.context.peers.own().name());
+            Refusal::new(RefusalKind::UnknownGroup, message)
+        })?;
+        if group.schema() != schema {
+            let message = format!("group {name:?} has schema {} here, the sender has {schema}", group.schema());
+            return Err(Refusal::new(RefusalKind::Schema, message));
+        }
+        Ok(group)
+    }
+
+    /// Logs a refusal, each different one once: what is wrong with a peer or a group stays wrong for every request.
+    fn complain(&self, sender: Option<&Sender>, refusal: &Refusal) {
+        let from = sender.map(|sender| sender.name.clone());
+        if refusal.kind == RefusalKind::Draining {
+            return;
+        }
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if complaints.len() < MOST_COMPLAINTS && complaints.insert((from.clone(), refusal.message.clone())) {
+            drop(complaints);
+            let from = from.as_ref().map_or("a client", NodeName::as_str);
+            tracing::warn!(from, kind = ?refusal.kind, why = %refusal.message, "a request was refused");
+        }
+    }
+}
+
+/// A front door that is built after its address is known.
+#[cfg(feature = "test-util")]
+#[derive(Default)]
+pub(super) struct Late(OnceLock<Front>);
+
+#[cfg(feature = "test-util")]
+impl Late {
+    pub(super) fn set(&self, front: Front) {
+        // It is set once, by the builder that made it.
+        let _ = self.0.set(front);
+    }
+}
+
+#[cfg(feature = "test-util")]
+impl Handler for Late {
+    fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
+        match self.0.get() {
+            Some(front) => front.handle(request),
+            None => async { Err(Refusal::new(RefusalKind::Draining, "the node is starting")) }.boxed(),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Nodes on an in-process network: what tests of services start.
+
+use crate::error::StartError;
+use crate::memory::MemoryNetwork;
+
+use super::{Node, NodeBuilder};
+
+/// Starting nodes on it.
+impl MemoryNetwork {
+    /// Builds a node on this network. Addresses are any `host:port`; nothing outside of the process hears of them.
+    pub fn node(&self, address: impl AsRef<str>) -> NodeBuilder {
+        Node::builder(address).network(self)
+    }
+
+    /// Starts a cluster of `count` nodes, `node-1:1` to `node-{count}:1`, which all list one another.
+    ///
+    /// # Errors
+    /// If one of those addresses is taken, or there is no runtime.
+    pub async fn start(&self, count: usize) -> Result<Vec<Node>, StartError> {
+        let addresses: Vec<String> = (1..=count).map(|number| format!("node-{number}:1")).collect();
+        let mut nodes = Vec::with_capacity(count);
+        for address in &addresses {
+            nodes.push(self.node(address).peers(&addresses).start().await?);
+        }
+        Ok(nodes)
+    }
+}

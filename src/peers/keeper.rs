@@ -1,0 +1,154 @@
+//! The keeper of one peer: the task that connects to it, says hello, and tries again when it is lost.
+//!
+//! Gets never connect: they use the connection that is here, or turn elsewhere at once. So a dead peer costs the node one try at a
+//! time, with growing pauses, and no get waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::message::{Ask, RefusalKind, Reply};
+use crate::transport::{CallError, Connection, Unreachable};
+
+use super::{Peer, Peers};
+
+/// How often a peer is told our membership when nothing has changed: a repair for what nobody has thought of.
+const HELLO_EVERY: Duration = Duration::from_secs(30);
+/// The same while memberships differ, so that the end of a difference is seen soon, and a lasting one is told.
+const HELLO_WHILE_DIFFERENT: Duration = Duration::from_secs(5);
+
+/// Keeps a peer connected until it leaves the membership or the node stops.
+pub(super) async fn keep(peers: Arc<Peers>, peer: Arc<Peer>) {
+    let life = async {
+        loop {
+            if let Some(connection) = connect(&peers, &peer).await {
+                attend(&peers, &peer, connection).await;
+            }
+            pause(&peers, &peer).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = peer.left().cancelled() => {}
+        () = peers.tasks.stopping().cancelled() => {}
+        () = life => {}
+    }
+    // Also when the node stops: so that the connection closes with its last user.
+    peer.leave();
+}
+
+/// Makes a connection and says hello on it, all within the connect limit.
+async fn connect(peers: &Peers, peer: &Arc<Peer>) -> Option<Arc<dyn Connection>> {
+    let transport = peers.transport.as_ref()?;
+    let address = Arc::clone(&peer.member().address);
+    let attempt = async {
+        let connection = transport.connect(address).await?;
+        peer.connected(Arc::clone(&connection));
+        say_hello(peers, peer, &connection).await?;
+        Ok::<_, Unreachable>(connection)
+    };
+    let limit = peers.connect_timeout;
+    let outcome = tokio::time::timeout(limit, attempt)
+        .await
+        .unwrap_or_else(|_| Err(Unreachable::new(format_args!("no answer within {limit:?}"))));
+    match outcome {
+        Ok(connection) => Some(connection),
+        Err(why) => {
+            peer.disconnect();
+            peer.unreachable(&why.0);
+            None
+        }
+    }
+}
+
+/// Stays with a connection until it is lost; says hello when there is news, and now and then.
+async fn attend(peers: &Peers, peer: &Arc<Peer>, connection: Arc<dyn Connection>) {
+    let mut told = peers.view().members().fingerprint();
+    while peer.uses(&connection) {
+        let now = peers.clock.now();
+        let view = peers.view_owned();
+        let usual = if peer.differs(view.members()) { HELLO_WHILE_DIFFERENT } else { HELLO_EVERY };
+        let until_retry = peer.retry_at().and_then(|at| at.left(now));
+        let due = tokio::select! {
+            biased;
+            () = connection.closed() => {
+                peer.lost(&connection, "the connection was closed");
+                return;
+            }
+            () = clock::sleep(until_retry.unwrap_or(usual)) => true,
+            () = peer.news() => peer.retry_at().is_some_and(|at| at <= peers.clock.now()),
+        };
+        let fingerprint = peers.view().members().fingerprint();
+        if due || fingerprint != told {
+            told = fingerprint;
+            tokio::select! {
+                biased;
+                () = connection.closed() => {}
+                outcome = say_hello(peers, peer, &connection) => {
+                    if let Err(why) = outcome {
+                        peer.lost(&connection, &why.0);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tells the peer who we are and whom we list, and takes in the same from it. What it answers settles its health; only a lost
+/// connection is an error.
+async fn say_hello(peers: &Peers, peer: &Peer, connection: &Arc<dyn Connection>) -> Result<(), Unreachable> {
+    let hello = Ask::Hello(peers.hello());
+    let sent = peers.clock.now();
+    let outcome = connection.call(peers.request(hello)).await;
+    if let Ok(reply) = &outcome {
+        peer.answered(reply, peers.clock.now().since(sent));
+    }
+    match outcome {
+        Ok(Reply::Hello(theirs)) => match misfit(peers, peer, &theirs.sender) {
+            Some(why) => peer.refused(&why),
+            None => {
+                peer.heard(&theirs, peers.view().members());
+                if !theirs.draining {
+                    peer.up(connection);
+                }
+            }
+        },
+        Ok(_) => peer.refused("it answered a hello with something else"),
+        Err(CallError::Refused(refusal)) if refusal.kind == RefusalKind::Draining => peer.draining(),
+        Err(CallError::Refused(refusal)) => peer.refused(&refusal.message),
+        Err(CallError::Unreachable(why)) => return Err(why),
+    }
+    Ok(())
+}
+
+/// Why the node that answered is not the peer that was meant, in words for an operator.
+fn misfit(peers: &Peers, peer: &Peer, theirs: &crate::message::Sender) -> Option<String> {
+    let ours = &peers.sender;
+    if theirs.cluster != ours.cluster {
+        Some(format!("it belongs to the cluster {:?}, this node to {:?}", theirs.cluster, ours.cluster))
+    } else if !theirs.versions.overlaps(ours.versions) {
+        Some(format!(
+            "it speaks the protocol versions {} to {}, this node {} to {}",
+            theirs.versions.min, theirs.versions.max, ours.versions.min, ours.versions.max
+        ))
+    } else if theirs.name != *peer.name() {
+        let address = peer.member().address();
+        Some(format!("the node at {address} calls itself {}: list it by that name", theirs.name))
+    } else {
+        None
+    }
+}
+
+/// Waits until the peer is to be tried again.
+async fn pause(peers: &Peers, peer: &Peer) {
+    while let Some(left) = peer.retry_at().and_then(|at| at.left(peers.clock.now())) {
+        if left.is_zero() {
+            return;
+        }
+        tokio::select! {
+            () = clock::sleep(left) => {}
+            () = peer.news() => {}
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The other nodes, as seen from here: who belongs to the cluster, who owns what, how each is reached.
+//!
+//! What a get needs is in one immutable [`View`], swapped as a whole when the membership changes: reading it takes no lock.
+//! Each peer has a keeper (`keeper.rs`), a task that connects, says hello, and tries again: no get does that. What peers
+//! believe about the membership is compared with ours (`beliefs.rs`) and shown.
+//!
+//! Nothing here knows groups, keys' values, or tonic.
+
+mod beliefs;
+mod keeper;
+mod peer;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex;
+
+use crate::clock::Clock;
+use crate::error::ConfigError;
+use crate::key::KeyHash;
+use crate::member::{Member, NodeName};
+use crate::membership::Members;
+use crate::message::{Ask, Hello, Request, Sender};
+use crate::placement::Placement;
+use crate::route::{self, Route};
+use crate::store::Place;
+use crate::tasks::Tasks;
+use crate::transport::Transport;
+
+use beliefs::Strangers;
+pub(crate) use peer::Peer;
+pub use peer::PeerStats;
+
+/// One membership, and what follows from it.
+pub(crate) struct View {
+    members: Members,
+    placement: Arc<Placement>,
+    /// By the members' order, like the placement's indices; `None` where this node stands.
+    peers: Vec<Option<Arc<Peer>>>,
+}
+
+impl View {
+    fn me(&self) -> usize {
+        self.members.own_index()
+    }
+
+    pub(crate) fn members(&self) -> &Members {
+        &self.members
+    }
+
+    pub(crate) fn placement(&self) -> &Arc<Placement> {
+        &self.placement
+    }
+
+    /// Which node owns a key, by its index.
+    pub(crate) fn owner(&self, hash: KeyHash) -> usize {
+        self.placement.owner(hash.slot())
+    }
+
+    /// The part of the cache that a key belongs to here.
+    pub(crate) fn place(&self, hash: KeyHash) -> Place {
+        if self.owner(hash) == self.me() { Place::Main } else { Place::Hot }
+    }
+
+    /// Where a caller's request for a key goes.
+    pub(crate) fn route(&self, hash: KeyHash) -> Route {
+        let slot = hash.slot();
+        let owner = self.placement.owner(slot);
+        route::first(self.me(), owner, || self.placement.ranked(slot), |node| self.is_usable(node))
+    }
+
+    /// Where it goes when the owner could not be reached.
+    pub(crate) fn stand_in(&self, hash: KeyHash) -> Route {
+        let ranks = self.placement.ranked(hash.slot());
+        route::stand_in(self.me(), &ranks, |node| self.is_usable(node))
+    }
+
+    /// The peer with that index; `None` for this node itself.
+    pub(crate) fn peer(&self, index: usize) -> Option<&Arc<Peer>> {
+        self.peers[index].as_ref()
+    }
+
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.peers.iter().flatten()
+    }
+
+    fn peer_named(&self, name: &NodeName) -> Option<&Arc<Peer>> {
+        self.members.index_of(name).and_then(|index| self.peer(index))
+    }
+
+    fn is_usable(&self, node: usize) -> bool {
+        self.peer(node).is_some_and(|peer| peer.is_usable())
+    }
+}
+
+/// This node's place among the others.
+pub(crate) struct Peers {
+    own: Member,
+    sender: Arc<Sender>,
+    clock: Clock,
+    tasks: Arc<Tasks>,
+    /// `None` for a node without a port.
+    transport: Option<Arc<dyn Transport>>,
+    /// How long a connection may take to come about, its first hello included.
+    connect_timeout: std::time::Duration,
+    view: ArcSwap<View>,
+    /// Changes of the membership, one at a time; whoever waits gets its turn in order, so that the last list set is the one that stays.
+    changing: Mutex<()>,
+    strangers: Strangers,
+}
+
+impl Peers {
+    /// A node alone. [`set`](Self::set) brings the others.
+    pub(crate) fn new(
+        own: Member,
+        sender: Arc<Sender>,
+        clock: Clock,
+        tasks: Arc<Tasks>,
+        transport: Option<Arc<dyn Transport>>,
+        connect_timeout: std::time::Duration,
+    ) -> Self {
+        let members = Members::alone(&own);
+        let placement = Arc::new(Placement::new(&members.names_and_weights()));
+        let view = View { members, placement, peers: vec![None] };
+        Self {
+            own,
+            sender,
+            clock,
+            tasks,
+            transport,
+            connect_timeout,
+            view: ArcSwap::from_pointee(view),
+            changing: Mutex::default(),
+            strangers: Strangers::default(),
+        }
+    }
+
+    pub(crate) fn own(&self) -> &Member {
+        &self.own
+    }
+
+    pub(crate) fn sender(&self) -> &Arc<Sender> {
+        &self.sender
+    }
+
+    /// The membership as it is now.
+    pub(crate) fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// The same, to be held on to.
+    pub(crate) fn view_owned(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// A request of this node's.
+    pub(crate) fn request(&self, ask: Ask) -> Request {
+        Request { sender: Some(Arc::clone(&self.sender)), ask }
+    }
+
+    /// Goes by another membership from now on. Peers that stay keep their connections, those that left lose theirs, and no peer
+    /// is waited for. The placement is worked out aside; gets go on by the old one until it is there.
+    ///
+    /// Cancel safety: dropped, the future has changed the membership as a whole or not at all.
+    pub(crate) async fn set(self: &Arc<Self>, members: Members) -> Result<(), ConfigError> {
+        let _turn = self.changing.lock().await;
+        if self.tasks.is_closed() {
+            return Err(ConfigError::Closed);
+        }
+        let old = self.view_owned();
+        if old.members == members {
+            return Ok(());
+        }
+        let placement = self.place(&old, &members).await?;
+        let kept = |member: &Member| old.peers().find(|peer| peer.member() == member).cloned();
+        let peers: Vec<_> = members
+            .iter()
+            .map(|member| {
+                (member.name() != self.own.name())
+                    .then(|| kept(member).unwrap_or_else(|| Arc::new(Peer::new(member.clone(), self.clock))))
+            })
+            .collect();
+        let view = Arc::new(View { members, placement, peers });
+        self.view.store(Arc::clone(&view));
+        self.change_connections(&old, &view);
+        Ok(())
+    }
+
+    async fn place(&self, old: &View, members: &Members) -> Result<Arc<Placement>, ConfigError> {
+        let names = members.names_and_weights();
+        if old.members.names_and_weights() == names {
+            return Ok(Arc::clone(&old.placement));
+        }
+        let runtime = self.tasks.runtime().map_err(|_| ConfigError::Closed)?;
+        let placing = runtime.spawn_blocking(move || Arc::new(Placement::new(&names)));
+        // It fails only if the runtime is shutting down.
+        placing.await.map_err(|_| ConfigError::Closed)
+    }
+
+    /// Ends what the new view no longer has, starts what it has newly, and lets the rest know that the membership has changed.
+    fn change_connections(self: &Arc<Self>, old: &View, new: &View) {
+        let is_in = |view: &View, peer: &Arc<Peer>| view.peers().any(|other| Arc::ptr_eq(other, peer));
+        for gone in old.peers().filter(|peer| !is_in(new, peer)) {
+            gone.leave();
+        }
+        for peer in new.peers() {
+            if is_in(old, peer) {
+                peer.poke();
+            } else {
+                self.tasks.service(keeper::keep(Arc::clone(self), Arc::clone(peer)));
+            }
+        }
+        let fingerprint = new.members.fingerprint();
+        tracing::info!(members = new.members.len(), fingerprint = format_args!("{fingerprint:016x}"), "membership set");
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn hello(&self) -> Hello {
+        let view = self.view();
+        Hello {
+            sender: Arc::clone(&self.sender),
+            fingerprint: view.members.fingerprint(),
+            members: view.members.names_and_weights(),
+            draining: self.tasks.is_closed(),
+        }
+    }
+
+    /// A peer, or somebody who takes us for one, says hello.
+    pub(crate) fn heard(&self, hello: &Hello) {
+        let view = self.view();
+        match view.peer_named(&hello.sender.name) {
+            Some(peer) => {
+                peer.heard(hello, &view.members);
+                self.strangers.forget(&hello.sender.name);
+            }
+            None => self.strangers.heard(hello, self.clock.now()),
+        }
+    }
+
+    /// A message came in from a node of that name: if we hold it for unreachable, that may be over.
+    pub(crate) fn inbound(&self, name: &NodeName) {
+        if let Some(peer) = self.view().peer_named(name) {
+            peer.inbound();
+        }
+    }
+
+    /// Tells all peers that are up that this node is shutting down, so that they turn elsewhere by themselves.
+    pub(crate) async fn say_goodbye(&self, limit: std::time::Duration) {
+        let view = self.view_owned();
+        let told = view.peers().filter(|peer| peer.is_up()).map(|peer| {
+            let goodbye = self.request(Ask::Hello(self.hello()));
+            async move { peer.call(goodbye).await }
+        });
+        // Who does not hear it will find out by being refused.
+        let _ = tokio::time::timeout(limit, futures::future::join_all(told)).await;
+    }
+
+    /// How each peer is doing, in the order of their names; those that take this node for a peer without being listed
+    /// come last.
+    pub(crate) fn stats(&self) -> Vec<PeerStats> {
+        let view = self.view();
+        let mut stats: Vec<_> = view.peers().map(|peer| peer.stats(&view.members)).collect();
+        stats.extend(self.strangers.stats(&view.members, self.clock.now()));
+        stats
+    }
+}

@@ -1,0 +1,315 @@
+//! One other node: its health, its connection, and what it said of itself.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, SetOnce};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{self, Clock};
+use crate::member::{Member, NodeName};
+use crate::membership::{Differences, Health, Members, PeerState};
+use crate::message::{Hello, RefusalKind, Reply, Request};
+use crate::time::Moment;
+use crate::transport::{CallError, Connection, Unreachable};
+
+use super::beliefs::Belief;
+
+/// How much a new measurement counts in the moving average of the latency: one part in so many.
+const LATENCY_WEIGHT: u32 = 8;
+
+/// A snapshot of one other node.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PeerStats {
+    /// Its name.
+    pub name: NodeName,
+    /// How it is reached; empty if it is not listed here.
+    pub address: String,
+    /// Whether it is listed here. A node that is not, and yet takes this one for a peer, lists other members than we do.
+    pub listed: bool,
+    /// Whether it can be reached. For a node that is not listed: [`PeerState::Connecting`], since it is not tried.
+    pub state: PeerState,
+    /// For how long it has been down, if it is.
+    pub down_for: Option<Duration>,
+    /// How long a request is on its way, there and back, without the time that the peer held it: a moving average.
+    pub latency: Option<Duration>,
+    /// Requests that were sent to it.
+    pub requests: u64,
+    /// Requests that it was lost on.
+    pub failures: u64,
+    /// The fingerprint of the membership that it goes by, as it last said.
+    pub fingerprint: Option<u64>,
+    /// How its membership differs from ours, if it does.
+    pub differs: Option<Differences>,
+}
+
+/// One other node. All its state is behind one short lock of its own.
+pub(crate) struct Peer {
+    member: Member,
+    clock: Clock,
+    line: Mutex<Line>,
+    /// Set once the first try to reach it has ended, well or badly: until then requests wait for that.
+    tried: SetOnce<()>,
+    /// Wakes the keeper: something has changed.
+    news: Notify,
+    /// Fires when the node is no longer a peer.
+    left: CancellationToken,
+}
+
+#[derive(Default)]
+struct Line {
+    health: Health,
+    connection: Option<Arc<dyn Connection>>,
+    belief: Option<Belief>,
+    latency: Option<Duration>,
+    requests: u64,
+    failures: u64,
+}
+
+impl Peer {
+    pub(crate) fn new(member: Member, clock: Clock) -> Self {
+        Self {
+            member,
+            clock,
+            line: Mutex::default(),
+            tried: SetOnce::new(),
+            news: Notify::new(),
+            left: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &NodeName {
+        self.member.name()
+    }
+
+    pub(crate) fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// Whether requests should be sent to it.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.line().health.usable()
+    }
+
+    /// Whether it is known to answer.
+    pub(crate) fn is_up(&self) -> bool {
+        self.line().health.state() == PeerState::Up
+    }
+
+    /// Sends a request over the connection that the keeper made. A peer that is known to be unreachable fails at once; one that has never been
+    /// tried is waited for, which ends within the connect limit.
+    ///
+    /// Cancel safety: dropping the future gives the request up.
+    pub(crate) async fn call(&self, request: Request) -> Result<Reply, CallError> {
+        tokio::select! {
+            () = self.left.cancelled() => return Err(Unreachable::new("it is no longer a peer").into()),
+            _ = self.tried.wait() => {}
+        }
+        let connection = self.connection()?;
+        let sent = self.clock.now();
+        let outcome = connection.call(request).await;
+        match &outcome {
+            Ok(reply) => self.answered(reply, self.clock.now().since(sent)),
+            Err(CallError::Unreachable(why)) => self.lost(&connection, &why.0),
+            Err(CallError::Refused(refusal)) => match refusal.kind {
+                RefusalKind::Draining => self.change(|health, now| health.on_draining(now)),
+                RefusalKind::WrongCluster | RefusalKind::Version => {
+                    self.change(|health, now| health.on_refused(now, refusal.message.as_str()));
+                }
+                _ => {}
+            },
+        }
+        outcome
+    }
+
+    fn connection(&self) -> Result<Arc<dyn Connection>, Unreachable> {
+        let mut line = self.line();
+        if !line.health.usable() {
+            return Err(Unreachable::new(describe(&line.health.state())));
+        }
+        let connection = line.connection.clone().ok_or_else(|| Unreachable::new("there is no connection"))?;
+        line.requests += 1;
+        Ok(connection)
+    }
+
+    /// Measures the way to the peer and back.
+    pub(super) fn answered(&self, reply: &Reply, took: Duration) {
+        let held = match reply {
+            Reply::Get(answer) => answer.held,
+            // Many keys are held for different times; a hello for none.
+            Reply::GetMany(_) => return,
+            Reply::Hello(_) | Reply::Remove | Reply::Insert { .. } => Duration::ZERO,
+        };
+        let way = took.saturating_sub(held);
+        let mut line = self.line();
+        line.latency = Some(match line.latency {
+            Some(average) => (average * (LATENCY_WEIGHT - 1) + way) / LATENCY_WEIGHT,
+            None => way,
+        });
+    }
+
+    /// The connection was lost; if it is still the one in use, the peer is down from now on, and nobody else pays for finding that out.
+    pub(super) fn lost(&self, connection: &Arc<dyn Connection>, why: &str) {
+        let is_ours = {
+            let mut line = self.line();
+            line.failures += 1;
+            let is_ours = line.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
+            if is_ours {
+                line.connection = None;
+            }
+            is_ours
+        };
+        if is_ours {
+            self.unreachable(why);
+        }
+    }
+
+    /// The peer could not be reached.
+    pub(super) fn unreachable(&self, why: &str) {
+        let was_usable = self.is_usable();
+        self.change(|health, now| health.on_failure(now, clock::dice(), why));
+        // The first failure is a change of state; those that follow, until it is back, are none.
+        if was_usable {
+            tracing::info!(peer = %self.name(), why, "peer is down");
+        }
+        self.has_been_tried();
+    }
+
+    /// The connection to use from now on; whether the peer is up shows when it answers.
+    pub(super) fn connected(&self, connection: Arc<dyn Connection>) {
+        self.line().connection = Some(connection);
+    }
+
+    /// The connection came to nothing.
+    pub(super) fn disconnect(&self) {
+        self.line().connection = None;
+    }
+
+    /// The peer answered our hello on this connection.
+    pub(super) fn up(&self, connection: &Arc<dyn Connection>) {
+        // A call may have lost the connection since: then what it once answered counts for nothing.
+        if self.uses(connection) {
+            let was_up = self.is_up();
+            self.change(|health, _| health.on_up());
+            if !was_up {
+                tracing::info!(peer = %self.name(), "peer is up");
+            }
+        }
+        self.has_been_tried();
+    }
+
+    pub(super) fn draining(&self) {
+        self.change(|health, now| health.on_draining(now));
+        self.has_been_tried();
+    }
+
+    pub(super) fn refused(&self, why: &str) {
+        let was_usable = self.is_usable();
+        self.change(|health, now| health.on_refused(now, why));
+        if was_usable {
+            tracing::warn!(peer = %self.name(), why, "peer is none of ours");
+        }
+        self.has_been_tried();
+    }
+
+    /// It said hello, or answered ours.
+    pub(super) fn heard(&self, hello: &Hello, ours: &Members) {
+        {
+            let mut line = self.line();
+            let now = self.clock.now();
+            let since = line.belief.take().and_then(|belief| belief.differs_since);
+            let mut belief = Belief::new(hello, now);
+            belief.compare(ours, since, now, self.name());
+            line.belief = Some(belief);
+        }
+        if hello.draining {
+            self.draining();
+        }
+    }
+
+    /// A message came in from it: if it is held for unreachable, that may be over.
+    pub(super) fn inbound(&self) {
+        let mut line = self.line();
+        if !line.health.usable() {
+            line.health.on_inbound(self.clock.now());
+            drop(line);
+            self.poke();
+        }
+    }
+
+    /// Wakes the keeper.
+    pub(super) fn poke(&self) {
+        self.news.notify_one();
+    }
+
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// Whether its membership is known to differ from ours.
+    pub(super) fn differs(&self, ours: &Members) -> bool {
+        self.line().belief.as_ref().is_some_and(|belief| belief.fingerprint != ours.fingerprint())
+    }
+
+    /// When to try it again, if it has to be tried.
+    pub(super) fn retry_at(&self) -> Option<Moment> {
+        self.line().health.retry_at()
+    }
+
+    /// Whether the connection is the one in use.
+    pub(super) fn uses(&self, connection: &Arc<dyn Connection>) -> bool {
+        self.line().connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection))
+    }
+
+    /// The node is no longer a peer: its connection is closed, once what is on it has ended.
+    pub(super) fn leave(&self) {
+        self.left.cancel();
+        self.line().connection = None;
+    }
+
+    pub(super) fn left(&self) -> &CancellationToken {
+        &self.left
+    }
+
+    pub(super) fn stats(&self, ours: &Members) -> PeerStats {
+        let line = self.line();
+        PeerStats {
+            name: self.name().clone(),
+            address: self.member.address().to_string(),
+            listed: true,
+            state: line.health.state(),
+            down_for: line.health.down_for(self.clock.now()),
+            latency: line.latency,
+            requests: line.requests,
+            failures: line.failures,
+            fingerprint: line.belief.as_ref().map(|belief| belief.fingerprint),
+            differs: line.belief.as_ref().and_then(|belief| belief.differences(ours)),
+        }
+    }
+
+    fn has_been_tried(&self) {
+        // An error means that it had been tried before.
+        let _ = self.tried.set(());
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Health, Moment)) {
+        change(&mut self.line().health, self.clock.now());
+        self.poke();
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        // Nothing that can panic runs under this lock.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn describe(state: &PeerState) -> String {
+    match state {
+        PeerState::Connecting => String::from("it is not connected yet"),
+        PeerState::Up => String::from("it is up"),
+        PeerState::Down { why } => why.to_string(),
+        PeerState::Draining => String::from("it is shutting down"),
+        PeerState::Refused { why } => why.to_string(),
+    }
+}

@@ -1,0 +1,196 @@
+//! Which loads may begin, and in which order: the limits on a group's loads, as plain state.
+//!
+//! Loads wait in the order in which they came. A **turn** is the permit of one call of the loader; so many can be out at a
+//! time. A turn takes what waits: one load, or for a batch loader as many as fit in a call. A batch loader's turn
+//! is **gathering** from when it is given until it takes: what arrives meanwhile rides along instead of asking for a turn of its own.
+//! When all turns are out, what arrives waits, and so gathers without a timer.
+//!
+//! Time is handed in. Nothing here knows what a load is.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::time::Moment;
+
+/// The limits of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How many turns can be out at a time.
+    pub(crate) turns: usize,
+    /// How many loads one turn takes at most.
+    pub(crate) per_turn: usize,
+    /// How many loads can wait once all turns are out.
+    pub(crate) waiting: usize,
+    /// How long a load waits at most.
+    pub(crate) wait: Duration,
+}
+
+/// Loads that wait for their turn.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    limits: Limits,
+    /// With the moment at which each has waited too long; in order of arrival, and so in order of that moment too.
+    waiting: VecDeque<(T, Moment)>,
+    turns_out: usize,
+    gathering: bool,
+}
+
+impl<T> Queue<T> {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { limits, waiting: VecDeque::new(), turns_out: 0, gathering: false }
+    }
+
+    /// Lines a load up, or gives it back if too many wait.
+    pub(crate) fn push(&mut self, load: T, now: Moment) -> Result<(), T> {
+        // What the free turns are about to take does not count as waiting, nor what the gathering turn will.
+        let free = self.limits.turns - self.turns_out + usize::from(self.gathering);
+        let room = self.limits.waiting.saturating_add(free.saturating_mul(self.limits.per_turn));
+        if self.waiting.len() >= room {
+            return Err(load);
+        }
+        self.waiting.push_back((load, now + self.limits.wait));
+        Ok(())
+    }
+
+    /// Gives out a turn, if something waits that no other turn is about to take. Who gets it must [`take`](Self::take), and in the end
+    /// [give it back](Self::give_back).
+    pub(crate) fn give_turn(&mut self) -> bool {
+        let given = !self.waiting.is_empty() && !self.gathering && self.turns_out < self.limits.turns;
+        if given {
+            self.turns_out += 1;
+            self.gathering = true;
+        }
+        given
+    }
+
+    /// What a turn takes; nothing if what it was given for has gone.
+    pub(crate) fn take(&mut self) -> Vec<T> {
+        self.gathering = false;
+        let count = self.waiting.len().min(self.limits.per_turn);
+        self.waiting.drain(..count).map(|(load, _)| load).collect()
+    }
+
+    /// A turn is over.
+    pub(crate) fn give_back(&mut self) {
+        self.turns_out -= 1;
+    }
+
+    /// Takes a load out of the line, wherever it stands in it.
+    pub(crate) fn pull(&mut self, is_wanted: impl Fn(&T) -> bool) -> Option<T> {
+        let index = self.waiting.iter().position(|(load, _)| is_wanted(load))?;
+        self.waiting.remove(index).map(|(load, _)| load)
+    }
+
+    /// Takes out what has waited too long.
+    pub(crate) fn expire(&mut self, now: Moment) -> Vec<T> {
+        let count = self.waiting.iter().take_while(|(_, until)| *until <= now).count();
+        self.waiting.drain(..count).map(|(load, _)| load).collect()
+    }
+
+    /// When the first of those that wait will have waited too long.
+    pub(crate) fn next_expiry(&self) -> Option<Moment> {
+        self.waiting.front().map(|(_, until)| *until)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(crate) fn turns_out(&self) -> usize {
+        self.turns_out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(turns: usize, per_turn: usize, waiting: usize) -> Queue<u32> {
+        Queue::new(Limits { turns, per_turn, waiting, wait: Duration::from_secs(1) })
+    }
+
+    fn now(seconds: u64) -> Moment {
+        Moment::after_start(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn loads_begin_in_the_order_in_which_they_came() {
+        let mut queue = queue(1, 1, 10);
+        for load in [1, 2, 3] {
+            queue.push(load, now(0)).unwrap();
+        }
+        let mut order = Vec::new();
+        while queue.give_turn() {
+            order.extend(queue.take());
+            assert!(!queue.give_turn(), "one turn at a time");
+            queue.give_back();
+        }
+        assert_eq!(order, [1, 2, 3]);
+    }
+
+    #[test]
+    fn beyond_the_turns_so_many_wait_and_no_more() {
+        let mut queue = queue(1, 1, 1);
+        queue.push(1, now(0)).unwrap();
+        assert!(queue.give_turn());
+        assert_eq!(queue.take(), [1]);
+        queue.push(2, now(0)).unwrap();
+        assert_eq!(queue.push(3, now(0)), Err(3));
+    }
+
+    #[test]
+    fn without_a_line_there_is_room_for_who_has_a_turn_waiting() {
+        let mut queue = queue(2, 1, 0);
+        queue.push(1, now(0)).unwrap();
+        queue.push(2, now(0)).unwrap();
+        assert_eq!(queue.push(3, now(0)), Err(3));
+    }
+
+    #[test]
+    fn what_arrives_while_a_turn_gathers_rides_along() {
+        let mut queue = queue(4, 100, 1000);
+        queue.push(1, now(0)).unwrap();
+        assert!(queue.give_turn());
+        queue.push(2, now(0)).unwrap();
+        assert!(!queue.give_turn(), "the turn that is out takes both");
+        assert_eq!(queue.take(), [1, 2]);
+        queue.push(3, now(0)).unwrap();
+        assert!(queue.give_turn(), "it has left: the next one gets a turn of its own");
+    }
+
+    #[test]
+    fn a_batch_takes_no_more_than_fits_in_a_call() {
+        let mut queue = queue(2, 2, 10);
+        for load in 1..=3 {
+            queue.push(load, now(0)).unwrap();
+        }
+        assert!(queue.give_turn());
+        assert_eq!(queue.take(), [1, 2]);
+        assert!(queue.give_turn());
+        assert_eq!(queue.take(), [3]);
+    }
+
+    #[test]
+    fn who_has_waited_too_long_is_taken_out() {
+        let mut queue = queue(1, 1, 10);
+        queue.push(1, now(0)).unwrap();
+        assert!(queue.give_turn());
+        queue.take();
+        queue.push(2, now(5)).unwrap();
+        queue.push(3, now(6)).unwrap();
+        assert_eq!(queue.next_expiry(), Some(now(6)));
+        assert_eq!(queue.expire(now(6)), [2]);
+        assert_eq!(queue.len(), 1);
+    }
+
+    #[test]
+    fn who_may_not_wait_is_pulled_out_of_the_line() {
+        let mut queue = queue(1, 1, 10);
+        for load in [1, 2, 3] {
+            queue.push(load, now(0)).unwrap();
+        }
+        assert_eq!(queue.pull(|load| *load == 2), Some(2));
+        assert_eq!(queue.pull(|load| *load == 2), None);
+        assert_eq!(queue.len(), 2);
+    }
+}

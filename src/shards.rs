@@ -1,0 +1,301 @@
+//! The store and the flights of a group, under their locks.
+//!
+//! The keyspace is split over shards; each has a part of the byte budget, the flights of its keys, and one plain mutex for both.
+//! **That the mutex is one for both is what makes removals sound:** the look whether a flight was voided and the install of its value happen in one
+//! critical section, as do the look into the store and the joining of a flight. Sections are short and call no user code
+//! but `V::clone`; values that are taken out are dropped after the lock is.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::entry::{Source, Value};
+use crate::error::Error;
+use crate::flight::{Flight, Flights, Join, Landed, Landing};
+use crate::key::{HashedKey, KeyRef, Seeded};
+use crate::stats::CacheUsage;
+use crate::store::{Dropped, Entry, Place, Store};
+use crate::time::Moment;
+
+/// At most two loads of a key run on a node: a voided one and its successor.
+const LOADS_OF_A_KEY: usize = 2;
+/// Fetches need no such limit: a voided one costs its peer nothing that its successor would not.
+const FETCHES_OF_A_KEY: usize = usize::MAX;
+
+/// A shard is not made smaller than this for the sake of more shards: its size limits the largest entry that is kept.
+const SMALLEST_SHARD: usize = 4 << 20;
+/// So many shards for each core, that two threads seldom want the same one.
+const SHARDS_PER_CORE: usize = 4;
+
+/// The two kinds of flight, each with a table of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Load,
+    Fetch,
+}
+
+#[derive(Debug)]
+struct Shard<V> {
+    store: Store<V>,
+    loads: Flights<V, Seeded>,
+    fetches: Flights<V, Seeded>,
+}
+
+impl<V> Shard<V> {
+    fn flights(&mut self, kind: Kind) -> &mut Flights<V, Seeded> {
+        match kind {
+            Kind::Load => &mut self.loads,
+            Kind::Fetch => &mut self.fetches,
+        }
+    }
+}
+
+impl<V: Value> Shard<V> {
+    fn look(&mut self, key: KeyRef<'_>, place: Place, now: Moment, dropped: &mut Dropped<V>) -> Option<Landed<V>> {
+        self.store.get(key, place, now, dropped).map(|entry| found(entry, place))
+    }
+
+    fn void(&mut self, key: KeyRef<'_>) {
+        self.loads.void(key);
+        self.fetches.void(key);
+    }
+}
+
+fn found<V: Value>(entry: &Entry<V>, place: Place) -> Landed<V> {
+    let source = match place {
+        Place::Main => Source::Main,
+        Place::Hot => Source::Hot,
+    };
+    Landed { value: entry.value.clone(), born: entry.born, expires: entry.expires, source }
+}
+
+/// What a look into the cache led to.
+pub(crate) enum Look<V: Value> {
+    Found(Landed<V>),
+    /// Somebody else's flight, to wait for.
+    Joined(Arc<Flight<V>>),
+    /// A new flight, to lead and to wait for.
+    Lead(Lead<V>),
+}
+
+/// What came of the wish to begin a load.
+pub(crate) enum Begin<V: Value> {
+    /// The loader is to be called.
+    Go(Lead<V>),
+    /// Not now: the flight is parked, and the landing of another flight of the key gives its lead back.
+    /// Or not at all: the value was there, and the flight has landed.
+    No,
+}
+
+/// Where to keep the value of a flight, and what it weighs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keep {
+    pub(crate) place: Place,
+    pub(crate) weight: usize,
+}
+
+/// The shards of one group.
+#[derive(Debug)]
+pub(crate) struct Shards<V> {
+    shards: Box<[Mutex<Shard<V>>]>,
+    seed: u64,
+    largest: usize,
+}
+
+impl<V: Value> Shards<V> {
+    /// Shards for `capacity` bytes, of which hot entries may take `hot_share`. `random` gives the seeds of this process.
+    pub(crate) fn new(capacity: usize, hot_share: f64, random: impl Fn() -> u64) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let affordable = (capacity / SMALLEST_SHARD).max(1);
+        // The largest power of two that is affordable, so that a shard is picked by a mask.
+        let count = (cores * SHARDS_PER_CORE).next_power_of_two().min(1 << affordable.ilog2());
+        let budget = capacity / count;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let hot_budget = (budget as f64 * hot_share) as usize;
+        let shard = || {
+            Mutex::new(Shard {
+                store: Store::new(budget, hot_budget, random()),
+                loads: Flights::new(LOADS_OF_A_KEY, Seeded(random())),
+                fetches: Flights::new(FETCHES_OF_A_KEY, Seeded(random())),
+            })
+        };
+        Self { shards: (0..count).map(|_| shard()).collect(), seed: random() | 1, largest: budget }
+    }
+
+    /// The entry of a key, without looking at flights.
+    pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Landed<V>> {
+        let mut dropped = Dropped::default();
+        self.shard(key).look(key, place, now, &mut dropped)
+    }
+
+    /// The entry of a key, touching nothing.
+    pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<V> {
+        self.shard(key).store.peek(key, now).and_then(|entry| entry.value.clone())
+    }
+
+    /// The entry of a key, or else its flight: one look, so that no race between the two loads twice.
+    pub(crate) fn look_or_join(self: &Arc<Self>, key: KeyRef<'_>, place: Place, kind: Kind, now: Moment) -> Look<V> {
+        let mut dropped = Dropped::default();
+        let mut shard = self.shard(key);
+        if let Some(found) = shard.look(key, place, now, &mut dropped) {
+            return Look::Found(found);
+        }
+        let flights = shard.flights(kind);
+        match flights.join(key) {
+            Join::Joined(flight) => Look::Joined(flight),
+            Join::New(flight) => {
+                // A fetch does not queue: it begins with its message, which is about to be sent.
+                let begun = kind == Kind::Fetch && flights.begin(&flight);
+                Look::Lead(Lead { shards: Arc::clone(self), flight, kind, begun, on_board: true })
+            }
+        }
+    }
+
+    /// Puts an entry in the place of whatever is there, and voids the key's flights: their values are older. Says whether it was kept.
+    pub(crate) fn insert(&self, key: HashedKey, entry: Entry<V>, place: Place) -> bool {
+        let mut dropped = Dropped::default();
+        let key_ref = key.as_ref();
+        let mut shard = self.shard(key_ref);
+        shard.void(key_ref);
+        shard.store.insert(key.clone(), entry, place, &mut dropped)
+    }
+
+    /// Takes a key out, and voids its flights.
+    pub(crate) fn remove(&self, key: KeyRef<'_>) {
+        let mut dropped = Dropped::default();
+        let mut shard = self.shard(key);
+        shard.void(key);
+        shard.store.remove(key, &mut dropped);
+    }
+
+    /// Takes everything out, and voids all flights; one shard after the other.
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            let mut dropped = Dropped::default();
+            let mut shard = lock(shard);
+            shard.loads.void_all();
+            shard.fetches.void_all();
+            shard.store.clear(&mut dropped);
+        }
+    }
+
+    /// What the stores hold, and how many flights there are.
+    pub(crate) fn usage(&self) -> (CacheUsage, u64) {
+        let mut sum = CacheUsage { max_entry_bytes: self.largest as u64, ..CacheUsage::default() };
+        let mut flights = 0;
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let usage = shard.store.usage();
+            sum.main_entries += usage.main_entries;
+            sum.main_bytes += usage.main_bytes;
+            sum.hot_entries += usage.hot_entries;
+            sum.hot_bytes += usage.hot_bytes;
+            sum.evictions += usage.evictions;
+            sum.expiries += usage.expiries;
+            sum.refusals += usage.refusals;
+            flights += (shard.loads.len() + shard.fetches.len()) as u64;
+        }
+        (sum, flights)
+    }
+}
+
+impl<V> Shards<V> {
+    fn shard(&self, key: KeyRef<'_>) -> MutexGuard<'_, Shard<V>> {
+        // The product's high half depends on all of the hash, and on a seed that no other process knows.
+        let mixed = (key.hash.0.wrapping_mul(self.seed) >> 32) as usize;
+        lock(&self.shards[mixed & (self.shards.len() - 1)])
+    }
+}
+
+/// A panic under the lock can only come from the user's `V::clone`, and leaves the shard whole.
+fn lock<V>(shard: &Mutex<Shard<V>>) -> MutexGuard<'_, Shard<V>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The duty to land a flight. Dropped without a landing, it lands it with [`Error::Closed`].
+#[derive(Debug)]
+#[must_use = "dropping a lead fails everybody who waits for the flight"]
+pub(crate) struct Lead<V: Value> {
+    shards: Arc<Shards<V>>,
+    flight: Arc<Flight<V>>,
+    kind: Kind,
+    begun: bool,
+    /// Cleared once the duty is done or handed on.
+    on_board: bool,
+}
+
+impl<V: Value> Lead<V> {
+    pub(crate) fn flight(&self) -> &Arc<Flight<V>> {
+        &self.flight
+    }
+
+    pub(crate) fn key(&self) -> &HashedKey {
+        self.flight.key()
+    }
+
+    /// Lets a load begin: the loader is about to be called. The cache is looked at once more, so that a value that came
+    /// while the load was queued is not loaded again.
+    pub(crate) fn begin(mut self, place: Place, now: Moment) -> Begin<V> {
+        debug_assert!(self.kind == Kind::Load && !self.begun, "fetches begin when they start");
+        let mut dropped = Dropped::default();
+        let shards = Arc::clone(&self.shards);
+        let key = self.flight.key().clone();
+        let mut shard = shards.shard(key.as_ref());
+        if let Some(found) = shard.look(key.as_ref(), place, now, &mut dropped) {
+            drop(shard);
+            let next = self.land(Ok(found), None).1;
+            debug_assert!(next.is_none(), "nothing is parked behind a flight that can be joined");
+            return Begin::No;
+        }
+        self.begun = shard.loads.begin(&self.flight);
+        drop(shard);
+        if self.begun {
+            return Begin::Go(self);
+        }
+        self.on_board = false;
+        Begin::No
+    }
+
+    /// Lands the flight: takes it out of the table, keeps its value if `keep` says where and no removal has voided it, and
+    /// wakes who waits. Returns whether it was voided, and the lead of a parked flight of the key that may now begin.
+    pub(crate) fn land(mut self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
+        self.set_down(landing, keep)
+    }
+
+    fn set_down(&mut self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
+        self.on_board = false;
+        let mut dropped = Dropped::default();
+        let key = self.flight.key();
+        let ended = {
+            let mut shard = self.shards.shard(key.as_ref());
+            let ended = shard.flights(self.kind).end(&self.flight, self.begun);
+            if let (false, Ok(landed), Some(keep)) = (ended.voided, &landing, keep) {
+                let entry = Entry {
+                    value: landed.value.clone(),
+                    weight: keep.weight,
+                    born: landed.born,
+                    expires: landed.expires,
+                };
+                shard.store.insert(key.clone(), entry, keep.place, &mut dropped);
+            }
+            ended
+        };
+        self.flight.land(landing);
+        let next = ended.next.map(|flight| Self {
+            shards: Arc::clone(&self.shards),
+            flight,
+            kind: self.kind,
+            begun: false,
+            on_board: true,
+        });
+        (ended.voided, next)
+    }
+}
+
+impl<V: Value> Drop for Lead<V> {
+    fn drop(&mut self) {
+        if self.on_board {
+            // A lead of a parked flight that comes back is dropped here too, and lands the same way.
+            drop(self.set_down(Err(Error::Closed), None));
+        }
+    }
+}

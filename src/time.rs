@@ -1,0 +1,68 @@
+//! Time as the core sees it: a number that somebody hands in.
+//!
+//! A [`Moment`] counts nanoseconds since the node's clock was made. It means nothing to another node: what crosses the
+//! wire are durations. The one place that reads a clock is `clock.rs`.
+
+use std::ops::Add;
+use std::time::Duration;
+
+/// A point in this node's time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(u64);
+
+impl Moment {
+    /// Later than every other moment: what never comes.
+    pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    pub(crate) fn after_start(elapsed: Duration) -> Self {
+        Self(nanos(elapsed))
+    }
+
+    /// How long it was from `earlier` to this moment; nothing if it was not earlier.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// How long it is from `now` to this moment, or `None` if it never comes.
+    pub(crate) fn left(self, now: Self) -> Option<Duration> {
+        (self != Self::NEVER).then(|| self.since(now))
+    }
+
+    /// This moment, or as much earlier as `by` says, but not before the clock began.
+    pub(crate) fn earlier(self, by: Duration) -> Self {
+        if self == Self::NEVER { self } else { Self(self.0.saturating_sub(nanos(by))) }
+    }
+}
+
+/// Saturates at [`Moment::NEVER`]: a life of a thousand years simply does not end.
+impl Add<Duration> for Moment {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(duration)))
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_stays_never() {
+        assert_eq!(Moment::NEVER + Duration::from_secs(1), Moment::NEVER);
+        assert_eq!(Moment::NEVER.earlier(Duration::from_secs(1)), Moment::NEVER);
+        assert_eq!(Moment::NEVER.left(Moment::default()), None);
+        assert_eq!(Moment::default() + Duration::MAX, Moment::NEVER);
+    }
+
+    #[test]
+    fn a_moment_that_has_passed_has_nothing_left() {
+        let now = Moment::after_start(Duration::from_secs(5));
+        assert_eq!(Moment::after_start(Duration::from_secs(3)).left(now), Some(Duration::ZERO));
+        assert_eq!((now + Duration::from_secs(2)).left(now), Some(Duration::from_secs(2)));
+    }
+}
