@@ -216,18 +216,18 @@ impl<T: Send + Sync + 'static, C: Codec<T>> Codec<Arc<T>> for Shared<C> {
 mod tests {
     use super::*;
 
-    fn round_trip<V: PartialEq + std::fmt::Debug>(codec: &impl Codec<V>, value: V) {
-        let bytes = codec.encode(&value).unwrap();
-        assert_eq!(codec.encoded_len(&value).unwrap(), bytes.len());
-        assert_eq!(codec.decode(bytes).unwrap(), value);
+    fn round_trip<V: PartialEq + std::fmt::Debug>(codec: &impl Codec<V>, value: &V) {
+        let bytes = codec.encode(value).unwrap();
+        assert_eq!(codec.encoded_len(value).unwrap(), bytes.len());
+        assert_eq!(codec.decode(bytes).unwrap(), *value);
     }
 
     #[test]
     fn plain_values_need_no_codec() {
-        round_trip(&Raw, Bytes::from_static(b"\0\xff"));
-        round_trip(&Raw, vec![0u8, 255]);
-        round_trip(&Raw, String::from("naïve"));
-        round_trip(&Shared(Raw), Arc::new(String::from("shared")));
+        round_trip(&Raw, &Bytes::from_static(b"\0\xff"));
+        round_trip(&Raw, &vec![0u8, 255]);
+        round_trip(&Raw, &String::from("naïve"));
+        round_trip(&Shared(Raw), &Arc::new(String::from("shared")));
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
     #[cfg(feature = "postcard")]
     #[test]
     fn postcard_refuses_bytes_of_another_layout() {
-        round_trip(&Postcard, (7u32, String::from("seven")));
+        round_trip(&Postcard, &(7u32, String::from("seven")));
         let longer = Codec::<(u32, u32)>::encode(&Postcard, &(1, 2)).unwrap();
         assert!(Codec::<u32>::decode(&Postcard, longer).is_err());
     }
@@ -246,13 +246,13 @@ mod tests {
     #[cfg(feature = "json")]
     #[test]
     fn json_carries_serde_types() {
-        round_trip(&Json, vec![Some(1), None]);
+        round_trip(&Json, &vec![Some(1), None]);
         assert!(Codec::<u32>::decode(&Json, Bytes::from_static(b"1 2")).is_err());
     }
 
     #[test]
     fn prost_carries_messages() {
-        round_trip(&Prost, String::from("google.protobuf.StringValue"));
+        round_trip(&Prost, &String::from("google.protobuf.StringValue"));
         assert!(Codec::<u64>::decode(&Prost, Bytes::from_static(b"\x08")).is_err());
     }
 

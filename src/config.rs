@@ -94,7 +94,7 @@ impl NodeConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         at_least("max_value_bytes", self.max_value_bytes, 1, "give at least 1 byte")?;
         if self.max_value_bytes > Self::MAX_VALUE_BYTES {
-            return Err(invalid("max_value_bytes", self.max_value_bytes, "give at most 1 GiB"));
+            return Err(invalid("max_value_bytes", &self.max_value_bytes, "give at most 1 GiB"));
         }
         if self.cluster.len() > 255 {
             return Err(invalid("cluster", &self.cluster, "give at most 255 bytes"));
@@ -105,7 +105,7 @@ impl NodeConfig {
     }
 }
 
-fn invalid(option: &'static str, value: impl ToString, advice: &'static str) -> ConfigError {
+fn invalid(option: &'static str, value: &dyn ToString, advice: &'static str) -> ConfigError {
     ConfigError::InvalidOption { option, value: value.to_string(), advice }
 }
 
@@ -115,15 +115,15 @@ pub(crate) fn at_least(
     least: usize,
     advice: &'static str,
 ) -> Result<(), ConfigError> {
-    if value < least { Err(invalid(option, value, advice)) } else { Ok(()) }
+    if value < least { Err(invalid(option, &value, advice)) } else { Ok(()) }
 }
 
 fn not_zero(option: &'static str, value: Duration) -> Result<(), ConfigError> {
-    if value.is_zero() { Err(invalid(option, "zero", "give a duration above zero")) } else { Ok(()) }
+    if value.is_zero() { Err(invalid(option, &"zero", "give a duration above zero")) } else { Ok(()) }
 }
 
 fn fraction(option: &'static str, value: f64) -> Result<(), ConfigError> {
-    if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(invalid(option, value, "give a fraction from 0.0 to 1.0")) }
+    if (0.0..=1.0).contains(&value) { Ok(()) } else { Err(invalid(option, &value, "give a fraction from 0.0 to 1.0")) }
 }
 
 #[cfg(test)]

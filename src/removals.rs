@@ -43,11 +43,11 @@ pub(crate) struct Round {
 impl Round {
     /// A removal of `keys` from all of `nodes` nodes.
     pub(crate) fn of_keys(keys: &[Key], nodes: usize, owner: impl Fn(&Key) -> usize) -> Self {
-        let owned: Vec<(usize, &Key)> = keys.iter().map(|key| (owner(key), key)).collect();
+        let placed: Vec<(usize, &Key)> = keys.iter().map(|key| (owner(key), key)).collect();
         let stage = |is_told: &dyn Fn(usize, usize) -> bool| {
             (0..nodes)
                 .filter_map(|node| {
-                    let told = owned.iter().filter(|(owner, _)| is_told(node, *owner));
+                    let told = placed.iter().filter(|(owner, _)| is_told(node, *owner));
                     let keys: Vec<Key> = told.map(|(_, key)| (*key).clone()).collect();
                     (!keys.is_empty()).then_some((node, Scope::Keys(keys)))
                 })

@@ -109,7 +109,7 @@ impl<V: Value> Shards<V> {
         // The largest power of two that is affordable, so that a shard is picked by a mask.
         let count = (cores * SHARDS_PER_CORE).next_power_of_two().min(1 << affordable.ilog2());
         let budget = capacity / count;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a `usize`")]
         let hot_budget = (budget as f64 * hot_share) as usize;
         let shard = || {
             Mutex::new(Shard {
@@ -151,11 +151,10 @@ impl<V: Value> Shards<V> {
     }
 
     /// Puts an entry in the place of whatever is there, and voids the key's flights: their values are older. Says whether it was kept.
-    pub(crate) fn insert(&self, key: HashedKey, entry: Entry<V>, place: Place) -> bool {
+    pub(crate) fn insert(&self, key: &HashedKey, entry: Entry<V>, place: Place) -> bool {
         let mut dropped = Dropped::default();
-        let key_ref = key.as_ref();
-        let mut shard = self.shard(key_ref);
-        shard.void(key_ref);
+        let mut shard = self.shard(key.as_ref());
+        shard.void(key.as_ref());
         shard.store.insert(key.clone(), entry, place, &mut dropped)
     }
 

@@ -17,6 +17,7 @@ use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Landed, Landing};
 use crate::key::{HashedKey, Key};
+use crate::loader::Inside;
 use crate::member::NodeName;
 use crate::message::{Answer, Ask, Copy, Get, GetMany, GetTerms, Outcome, Refusal, RefusalKind, Reply};
 use crate::peers::{Peer, View};
@@ -34,12 +35,12 @@ use super::inner::Inner;
 const KEEP_ONE_IN: f64 = 10.0;
 
 /// What a fetch is told by who starts it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Terms {
     /// When the fetch ends at the latest, from its start.
     pub(super) limit: Duration,
-    /// Whether a loader asks.
-    pub(super) nested: bool,
+    /// The load from inside of which the fetch was asked for.
+    pub(super) outer: Option<Arc<Inside>>,
 }
 
 /// In which role a peer is asked.
@@ -61,8 +62,8 @@ struct Trip {
 
 impl<V: Value> Inner<V> {
     /// Starts a fetch of keys whose route leads to `node`.
-    pub(super) fn start_fetch(self: &Arc<Self>, node: usize, leads: Vec<Lead<V>>, terms: Terms) {
-        let view = self.context.peers.view_owned();
+    pub(super) fn start_fetch(self: &Arc<Self>, view: &Arc<View>, node: usize, leads: Vec<Lead<V>>, terms: &Terms) {
+        let (view, terms) = (Arc::clone(view), terms.clone());
         self.embark(&Trip { view, node, role: Role::Owner, terms, started: self.now() }, leads);
     }
 
@@ -75,8 +76,8 @@ impl<V: Value> Inner<V> {
 
     async fn fetch(self: Arc<Self>, trip: Trip, leads: Vec<Lead<V>>) {
         let Some(peer) = trip.view.peer(trip.node).cloned() else {
-            // The membership changed between the route and here, and the index is now this node's own.
-            return self.load_instead(leads).await;
+            // A route never leads to this node itself; if one did, this would be what to do.
+            return self.load_instead(&trip, leads).await;
         };
         let span = tracing::debug_span!(
             "peer.fetch",
@@ -87,12 +88,12 @@ impl<V: Value> Inner<V> {
         );
         let sent = self.now();
         let left = trip.terms.limit.saturating_sub(sent.since(trip.started));
-        let asked = self.ask_peer(&peer, &leads, GetTerms { time_limit: left, ..self.get_terms(trip.terms) });
+        let asked = self.ask_peer(&peer, &leads, self.get_terms(&trip.terms, left));
         let asked = tokio::time::timeout(left, asked).instrument(span.clone()).await;
         match asked {
             Ok(Ok(answers)) => {
                 span.record("outcome", "answered");
-                self.land_answers(peer.name(), leads, answers, sent).await;
+                self.land_answers(&trip, peer.name(), leads, answers, sent).await;
             }
             Ok(Err(error)) => {
                 let next = match &error {
@@ -110,13 +111,9 @@ impl<V: Value> Inner<V> {
         }
     }
 
-    fn get_terms(&self, terms: Terms) -> GetTerms {
-        GetTerms {
-            group: Arc::clone(&self.name),
-            schema: self.config.schema,
-            time_limit: terms.limit,
-            nested: terms.nested,
-        }
+    fn get_terms(&self, terms: &Terms, time_limit: Duration) -> GetTerms {
+        let nested = terms.outer.is_some();
+        GetTerms { group: Arc::clone(&self.name), schema: self.config.schema, time_limit, nested }
     }
 
     /// One message with all the keys; one answer for each, in their order.
@@ -136,7 +133,14 @@ impl<V: Value> Inner<V> {
     }
 
     /// Lands what has an answer. What has one that does not decode is loaded here.
-    async fn land_answers(self: &Arc<Self>, peer: &NodeName, leads: Vec<Lead<V>>, answers: Vec<Answer>, sent: Moment) {
+    async fn land_answers(
+        self: &Arc<Self>,
+        trip: &Trip,
+        peer: &NodeName,
+        leads: Vec<Lead<V>>,
+        answers: Vec<Answer>,
+        sent: Moment,
+    ) {
         let mut undecoded = Vec::new();
         for (lead, answer) in leads.into_iter().zip(answers) {
             // What was not spent at the peer was spent on the way, and the copy aged on it.
@@ -164,7 +168,7 @@ impl<V: Value> Inner<V> {
             self.land_fetch(lead, landing, keep);
         }
         if !undecoded.is_empty() {
-            self.load_instead(undecoded).await;
+            self.load_instead(trip, undecoded).await;
         }
     }
 
@@ -192,7 +196,7 @@ impl<V: Value> Inner<V> {
     /// What to do about keys that a peer did not serve.
     async fn turn_elsewhere(self: &Arc<Self>, trip: &Trip, next: Next, leads: Vec<Lead<V>>) {
         if next == Next::LoadHere || trip.role == Role::StandIn {
-            return self.load_instead(leads).await;
+            return self.load_instead(trip, leads).await;
         }
         let mut here = Vec::new();
         let mut there: BTreeMap<usize, Vec<Lead<V>>> = BTreeMap::new();
@@ -207,12 +211,12 @@ impl<V: Value> Inner<V> {
             self.embark(&Trip { node, role: Role::StandIn, ..trip.clone() }, leads);
         }
         if !here.is_empty() {
-            self.load_instead(here).await;
+            self.load_instead(trip, here).await;
         }
     }
 
     /// Lands fetches by loads of this node. The loads keep their values themselves, as copies of keys that others own.
-    async fn load_instead(self: &Arc<Self>, leads: Vec<Lead<V>>) {
+    async fn load_instead(self: &Arc<Self>, trip: &Trip, leads: Vec<Lead<V>>) {
         self.fetches.loaded_here.add(leads.len() as u64);
         let (mut started, mut waits) = (Vec::new(), Vec::new());
         for lead in leads {
@@ -228,7 +232,7 @@ impl<V: Value> Inner<V> {
             }
         }
         if !started.is_empty() {
-            self.start_loads(started, None);
+            self.start_loads(started, trip.terms.outer.as_ref());
         }
         let landings = waits.into_iter().map(async |(lead, flight)| {
             let landing = flight.landing().await;

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::flight::{Flight, Landed, Landing};
 use crate::key::{HashedKey, KeyRef};
 use crate::loader::Inside;
+use crate::peers::View;
 use crate::route::Route;
 use crate::shards::{Kind, Lead, Look};
 use crate::stats::Tally;
@@ -31,8 +32,10 @@ enum Asked<V: Value> {
     },
 }
 
-/// The new flights of one call, by where they go: one call, one message to each peer, one query of a batch loader.
+/// The new flights of one call, by where they go: one message to each peer, one query of a batch loader.
 struct Departures<V: Value> {
+    /// The membership that the whole call goes by.
+    view: Arc<View>,
     loads: Vec<Lead<V>>,
     fetches: BTreeMap<usize, Vec<Lead<V>>>,
 }
@@ -73,7 +76,7 @@ impl<V: Value> Inner<V> {
         self.context.check_runtime()?;
         let asked = async {
             loop {
-                let mut departures = Departures::default();
+                let mut departures = self.departures();
                 let asked = self.ask(key, &mut departures)?;
                 self.depart(departures, limit);
                 match asked {
@@ -92,7 +95,7 @@ impl<V: Value> Inner<V> {
     }
 
     async fn get_all(self: &Arc<Self>, keys: &[HashedKey], limit: Duration) -> Vec<Landing<V>> {
-        let mut departures = Departures::default();
+        let mut departures = self.departures();
         // By key: its first position, and what asking for it led to.
         let mut distinct: HashMap<&HashedKey, usize> = HashMap::with_capacity(keys.len());
         let mut asked = Vec::with_capacity(keys.len());
@@ -146,7 +149,7 @@ impl<V: Value> Inner<V> {
         if inside.as_ref().is_some_and(|inside| inside.loads(self.id, key.bytes)) {
             return Err(Error::Recursive);
         }
-        let view = self.context.peers.view();
+        let view = &departures.view;
         let route = view.route(key.hash);
         let kind = match route {
             Route::Load => Kind::Load,
@@ -174,21 +177,20 @@ impl<V: Value> Inner<V> {
 
     /// Sends the new flights on their way.
     fn depart(self: &Arc<Self>, departures: Departures<V>, limit: Duration) {
+        let Departures { view, loads, fetches } = departures;
         let inside = Inside::current();
-        if !departures.loads.is_empty() {
-            self.start_loads(departures.loads, inside.as_ref());
+        if !loads.is_empty() {
+            self.start_loads(loads, inside.as_ref());
         }
         // Others may join the flight who wait for longer than this caller: it takes the longer of the two limits.
-        let terms = Terms { limit: limit.max(self.config.timeout), nested: inside.is_some() };
-        for (peer, leads) in departures.fetches {
-            self.start_fetch(peer, leads, terms);
+        let terms = Terms { limit: limit.max(self.config.timeout), outer: inside };
+        for (peer, leads) in fetches {
+            self.start_fetch(&view, peer, leads, &terms);
         }
     }
-}
 
-impl<V: Value> Default for Departures<V> {
-    fn default() -> Self {
-        Self { loads: Vec::new(), fetches: BTreeMap::new() }
+    fn departures(&self) -> Departures<V> {
+        Departures { view: self.context.peers.view_owned(), loads: Vec::new(), fetches: BTreeMap::new() }
     }
 }
 

@@ -86,7 +86,7 @@ impl<V: Value> Inner<V> {
         let round = Round::of_keys(std::slice::from_ref(&key.key), view.members().len(), |_| owner);
         let mut told = BTreeMap::new();
         let stored = match view.peer(owner) {
-            None => self.install(key, Loaded::value(value))?,
+            None => self.install(&key, Loaded::value(value))?,
             Some(peer) => match self.send_insert(peer, &id, key, bytes).await {
                 Ok(stored) => stored,
                 Err(Unsent::Pending(why)) => {
@@ -105,7 +105,7 @@ impl<V: Value> Inner<V> {
     }
 
     /// Puts a value in this node's cache, as the key's owner.
-    pub(super) fn install(&self, key: HashedKey, loaded: Loaded<V>) -> Result<bool, Error> {
+    pub(super) fn install(&self, key: &HashedKey, loaded: Loaded<V>) -> Result<bool, Error> {
         let place = self.context.peers.view().place(key.hash);
         let (landed, keep) = self.settle(loaded, self.now(), place)?;
         let Some(keep) = keep else {

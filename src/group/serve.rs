@@ -41,7 +41,7 @@ impl<V: Value> Serve for Served<V> {
     }
 
     fn install(&self, key: Key, value: Bytes, time_to_live: Option<Duration>) -> Result<bool, Refusal> {
-        self.0.install_from_peer(HashedKey::new(key), value, time_to_live)
+        self.0.install_from_peer(&HashedKey::new(key), &value, time_to_live)
     }
 
     fn stats(&self) -> GroupStats {
@@ -140,14 +140,19 @@ impl<V: Value> Inner<V> {
     }
 
     /// Another node's insert. Only the owner keeps the value; to anybody else it is a removal.
-    fn install_from_peer(&self, key: HashedKey, value: Bytes, time_to_live: Option<Duration>) -> Result<bool, Refusal> {
+    fn install_from_peer(
+        &self,
+        key: &HashedKey,
+        value: &Bytes,
+        time_to_live: Option<Duration>,
+    ) -> Result<bool, Refusal> {
         if self.context.peers.view().place(key.hash) != Place::Main {
             self.shards.remove(key.as_ref());
             return Ok(false);
         }
         // Copied, because a slice would keep the whole message that it came in alive.
         let (value, _) = self
-            .decode(Bytes::copy_from_slice(&value))
+            .decode(Bytes::copy_from_slice(value))
             .map_err(|error| Refusal::new(RefusalKind::Schema, format!("the value does not decode here: {error}")))?;
         let loaded = Loaded { value: Some(value), time_to_live };
         let stored =

@@ -147,13 +147,15 @@ impl NodeBuilder {
         let core = self.core(own, Arc::new(GrpcTransport::new(options.clone())))?;
         let members = self.members(&core)?;
         let service = PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &options);
-        let stopping = core.tasks().stopping().clone();
-        core.tasks().service(async move {
+        let node = Self::join(core, members).await?;
+        // Peers that called since the bind are answered from here on: by a node that knows its members.
+        let stopping = node.core.tasks().stopping().clone();
+        node.core.tasks().service(async move {
             if let Err(error) = grpc::serve(listener, service, options, stopping).await {
                 tracing::error!(%error, "the listener ended");
             }
         });
-        Self::join(core, members).await
+        Ok(node)
     }
 
     /// Starts to connect, and hands out the service that answers peers, for the application to mount in a tonic server that it
@@ -184,13 +186,14 @@ impl NodeBuilder {
         let own = self.own(port)?;
         let core = self.core(own, network.transport(Arc::clone(guard.address())))?;
         let members = self.members(&core)?;
-        late.set(Front::new(Arc::clone(&core)));
-        let stopping = core.tasks().stopping().clone();
-        core.tasks().service(async move {
+        let node = Self::join(Arc::clone(&core), members).await?;
+        late.set(Front::new(core));
+        let stopping = node.core.tasks().stopping().clone();
+        node.core.tasks().service(async move {
             stopping.cancelled().await;
             drop(guard);
         });
-        Self::join(core, members).await
+        Ok(node)
     }
 
     async fn join(core: Arc<Core>, members: Members) -> Result<Node, StartError> {

@@ -1,12 +1,12 @@
 //! The front door: checks who asks and what for, and passes the request to its group.
 
 use std::collections::HashSet;
-#[cfg(feature = "test-util")]
-use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+#[cfg(feature = "test-util")]
+use tokio::sync::SetOnce;
 
 use crate::group::Serve;
 use crate::member::NodeName;
@@ -144,10 +144,10 @@ impl Front {
     }
 }
 
-/// A front door that is built after its address is known.
+/// A front door that opens when its node is there: who comes before waits.
 #[cfg(feature = "test-util")]
 #[derive(Default)]
-pub(super) struct Late(OnceLock<Front>);
+pub(super) struct Late(SetOnce<Front>);
 
 #[cfg(feature = "test-util")]
 impl Late {
@@ -160,9 +160,6 @@ impl Late {
 #[cfg(feature = "test-util")]
 impl Handler for Late {
     fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
-        match self.0.get() {
-            Some(front) => front.handle(request),
-            None => async { Err(Refusal::new(RefusalKind::Draining, "the node is starting")) }.boxed(),
-        }
+        async move { self.0.wait().await.handle(request).await }.boxed()
     }
 }

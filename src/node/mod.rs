@@ -116,7 +116,6 @@ impl Node {
         let peers = &self.core.context.peers;
         let view = peers.view();
         let own = peers.own();
-        #[expect(clippy::cast_precision_loss, reason = "65,536 fits a float well")]
         let share = view.placement().slots_of(own.name().as_str()) as f64 / crate::key::SLOTS as f64;
         NodeStats {
             name: own.name().clone(),

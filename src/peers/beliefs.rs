@@ -62,21 +62,25 @@ impl Belief {
 pub(super) struct Strangers(Mutex<HashMap<NodeName, Belief>>);
 
 impl Strangers {
-    pub(super) fn heard(&self, hello: &Hello, now: Moment) {
+    pub(super) fn heard(&self, hello: &Hello, ours: &Members, now: Moment) {
         let mut strangers = self.lock();
         strangers.retain(|_, belief| now.since(belief.heard) < FORGOTTEN_AFTER);
         let name = &hello.sender.name;
         if hello.draining {
             strangers.remove(name);
-        } else if strangers.len() < MOST_STRANGERS || strangers.contains_key(name) {
-            if strangers.insert(name.clone(), Belief::new(hello, now)).is_none() {
-                tracing::warn!(node = %name, "a node that is not listed here takes this one for a peer");
-            }
+            return;
+        }
+        if strangers.len() < MOST_STRANGERS || strangers.contains_key(name) {
+            let since = strangers.remove(name).and_then(|belief| belief.differs_since);
+            let mut belief = Belief::new(hello, now);
+            belief.compare(ours, since, now, name);
+            strangers.insert(name.clone(), belief);
         }
     }
 
-    pub(super) fn forget(&self, name: &NodeName) {
-        self.lock().remove(name);
+    /// Forgets those that are listed.
+    pub(super) fn forget(&self, listed: &Members) {
+        self.lock().retain(|name, _| listed.index_of(name).is_none());
     }
 
     pub(super) fn stats(&self, ours: &Members, now: Moment) -> Vec<PeerStats> {

@@ -182,6 +182,7 @@ impl Peers {
             .collect();
         let view = Arc::new(View { members, placement, peers });
         self.view.store(Arc::clone(&view));
+        self.strangers.forget(&view.members);
         self.change_connections(&old, &view);
         Ok(())
     }
@@ -229,11 +230,8 @@ impl Peers {
     pub(crate) fn heard(&self, hello: &Hello) {
         let view = self.view();
         match view.peer_named(&hello.sender.name) {
-            Some(peer) => {
-                peer.heard(hello, &view.members);
-                self.strangers.forget(&hello.sender.name);
-            }
-            None => self.strangers.heard(hello, self.clock.now()),
+            Some(peer) => peer.heard(hello, &view.members),
+            None => self.strangers.heard(hello, &view.members, self.clock.now()),
         }
     }
 

@@ -104,7 +104,7 @@ impl Peer {
     pub(crate) async fn call(&self, request: Request) -> Result<Reply, CallError> {
         tokio::select! {
             () = self.left.cancelled() => return Err(Unreachable::new("it is no longer a peer").into()),
-            _ = self.tried.wait() => {}
+            () = self.tried.wait() => {}
         }
         let connection = self.connection()?;
         let sent = self.clock.now();
@@ -113,7 +113,7 @@ impl Peer {
             Ok(reply) => self.answered(reply, self.clock.now().since(sent)),
             Err(CallError::Unreachable(why)) => self.lost(&connection, &why.0),
             Err(CallError::Refused(refusal)) => match refusal.kind {
-                RefusalKind::Draining => self.change(|health, now| health.on_draining(now)),
+                RefusalKind::Draining => self.change(Health::on_draining),
                 RefusalKind::WrongCluster | RefusalKind::Version => {
                     self.change(|health, now| health.on_refused(now, refusal.message.as_str()));
                 }
@@ -200,7 +200,7 @@ impl Peer {
     }
 
     pub(super) fn draining(&self) {
-        self.change(|health, now| health.on_draining(now));
+        self.change(Health::on_draining);
         self.has_been_tried();
     }
 
@@ -308,8 +308,7 @@ fn describe(state: &PeerState) -> String {
     match state {
         PeerState::Connecting => String::from("it is not connected yet"),
         PeerState::Up => String::from("it is up"),
-        PeerState::Down { why } => why.to_string(),
         PeerState::Draining => String::from("it is shutting down"),
-        PeerState::Refused { why } => why.to_string(),
+        PeerState::Down { why } | PeerState::Refused { why } => why.to_string(),
     }
 }
