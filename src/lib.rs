@@ -70,7 +70,7 @@ mod entry;
 mod error;
 mod flight;
 mod group;
-mod grpc;
+pub mod grpc;
 mod key;
 mod loader;
 mod member;
@@ -112,11 +112,6 @@ pub use placement::Placement;
 pub use removals::{NotEverywhere, Receipt, Told};
 pub use stats::{CacheUsage, Fetches, Gets, GroupStats, Loads, Removals};
 pub use tasks::ShutdownReport;
-
-/// What has tonic's types in it: for applications that mount a node's service in a server of their own.
-pub mod grpc_service {
-    pub use crate::grpc::PeerService;
-}
 
 /// Compiles the README's examples with the documentation's.
 #[cfg(doctest)]

@@ -1,4 +1,4 @@
-//! The gRPC transport: what its two ends have in common.
+//! The gRPC transport: what its two ends have in common, and the service that an application can mount.
 //!
 //! `client.rs` opens connections and asks, `server.rs` answers; here are the options of both, and how a refusal becomes a
 //! gRPC status and a status a [`CallError`]. tonic's types stay in this room.

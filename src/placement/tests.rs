@@ -3,6 +3,8 @@
 //! Shares and movement are measured over fixed sets of names, addresses and pods by turns, numbered and not chosen. Each test
 //! prints what it measured.
 
+#![allow(clippy::cast_possible_truncation, reason = "the numbers of the vectors fit")]
+
 use proptest::collection::btree_map;
 use proptest::prelude::*;
 use serde_json::Value;
