@@ -1,10 +1,10 @@
 //! The gRPC transport: what its two ends have in common, and the service that an application can mount.
 //!
 //! `client.rs` opens connections and asks, `server.rs` answers; here are the options of both, and how a refusal becomes a
-//! gRPC status and a status a [`CallError`]. tonic's types stay in this room.
+//! gRPC status and a status a `CallError`. tonic's types stay in this room.
 //!
 //! What must hold: a status that the peer meant to send is a refusal with its kind, and everything that tells of a lost
-//! connection is [`Unreachable`]. Mistaking the one for the other would send requests to a stand-in that only their owner
+//! connection is `Unreachable`. Mistaking the one for the other would send requests to a stand-in that only their owner
 //! should answer, or keep asking a node that is gone.
 
 mod client;
