@@ -144,32 +144,28 @@ impl<V: Value> Inner<V> {
         let mut undecoded = Vec::new();
         for (lead, answer) in leads.into_iter().zip(answers) {
             // What was not spent at the peer was spent on the way, and the copy aged on it.
-            let now = self.now();
-            let way = now.since(sent).saturating_sub(answer.held);
-            let landing = match answer.outcome {
-                Outcome::Value(copy) => match self.receive(peer, copy, now.earlier(way)) {
-                    Ok((landed, keep)) => Ok((landed, keep)),
+            let way = self.now().since(sent).saturating_sub(answer.held);
+            match answer.outcome {
+                Outcome::Value(copy) => match self.receive(peer, copy, self.now().earlier(way)) {
+                    Ok((landed, keep)) => self.land_fetch(lead, Ok(landed), keep),
                     Err(error) => {
                         tracing::warn!(group = %self.name, %peer, %error, "a peer's value does not decode: loading here");
                         undecoded.push(lead);
-                        continue;
                     }
                 },
-                Outcome::NotFound => {
-                    let source = Source::Peer(peer.clone());
-                    Ok((Landed { value: None, born: now, expires: now, source }, None))
-                }
-                Outcome::Failed(error) => Err(error),
-            };
-            let (landing, keep): (Landing<V>, _) = match landing {
-                Ok((landed, keep)) => (Ok(landed), keep),
-                Err(error) => (Err(error), None),
-            };
-            self.land_fetch(lead, landing, keep);
+                Outcome::NotFound => self.land_fetch(lead, Ok(self.none_at(peer)), None),
+                Outcome::Failed(error) => self.land_fetch(lead, Err(error), None),
+            }
         }
         if !undecoded.is_empty() {
             self.load_instead(trip, undecoded).await;
         }
+    }
+
+    /// A peer's word that there is no value. It is remembered there, not here.
+    fn none_at(&self, peer: &NodeName) -> Landed<V> {
+        let now = self.now();
+        Landed { value: None, born: now, expires: now, source: Source::Peer(peer.clone()) }
     }
 
     /// A copy that a peer sent, `at` the moment it was as old as it says. One in so many is kept.

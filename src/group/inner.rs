@@ -14,14 +14,14 @@ use crate::error::{CodecError, Error};
 use crate::flight::Landed;
 use crate::key::KeyRef;
 use crate::loader::{Load, Loaded};
-use crate::queue::{Limits, Queue};
+use crate::queue::Limits;
 use crate::shards::{Keep, Shards};
 use crate::stats::{FetchCounters, GetCounters, GroupStats, LoadCounters, RemovalCounters};
 use crate::store::Place;
 use crate::time::Moment;
 
 use super::context::Context;
-use super::load::{LoadLine, Queued};
+use super::line::Line;
 
 /// What all handles of one group share. It is the node's; handles come and go.
 pub(crate) struct Inner<V: Value> {
@@ -33,7 +33,7 @@ pub(crate) struct Inner<V: Value> {
     codec: Box<dyn Codec<V>>,
     pub(super) loader: Box<dyn Load<V>>,
     pub(super) shards: Arc<Shards<V>>,
-    pub(super) line: Mutex<LoadLine<V>>,
+    pub(super) line: Mutex<Line<V>>,
     /// What callers asked.
     pub(super) gets: GetCounters,
     /// What peers asked.
@@ -58,7 +58,6 @@ impl<V: Value> Inner<V> {
             wait: config.load_queue_timeout,
         };
         let shards = Arc::new(Shards::new(config.capacity, config.hot_share, clock::random));
-        let queue: Queue<Queued<V>> = Queue::new(limits);
         Self {
             name,
             id: clock::random(),
@@ -67,7 +66,7 @@ impl<V: Value> Inner<V> {
             codec,
             loader,
             shards,
-            line: Mutex::new(LoadLine::new(queue)),
+            line: Mutex::new(Line::new(limits)),
             gets: GetCounters::default(),
             served: GetCounters::default(),
             loads: LoadCounters::default(),

@@ -14,30 +14,12 @@ use crate::error::Error;
 use crate::flight::{Flight, Landing};
 use crate::key::{HashedKey, Key};
 use crate::loader::{Inside, LoadResult};
-use crate::queue::Queue;
 use crate::shards::{Begin, Lead};
 use crate::tasks::Work;
 use crate::time::Moment;
 
 use super::inner::Inner;
-
-/// A load that waits for its turn, and the load from inside of which it was asked for.
-pub(crate) struct Queued<V: Value> {
-    lead: Lead<V>,
-    outer: Option<Arc<Inside>>,
-}
-
-/// The loads that wait for their turn, and whether somebody watches that none waits too long.
-pub(crate) struct LoadLine<V: Value> {
-    queue: Queue<Queued<V>>,
-    watched: bool,
-}
-
-impl<V: Value> LoadLine<V> {
-    pub(super) fn new(queue: Queue<Queued<V>>) -> Self {
-        Self { queue, watched: false }
-    }
-}
+use super::line::{Line, Queued};
 
 /// The permit of one call of the loader.
 struct Turn<V: Value> {
@@ -59,7 +41,7 @@ impl<V: Value> Drop for Turn<V> {
 }
 
 impl<V: Value> Inner<V> {
-    fn line(&self) -> MutexGuard<'_, LoadLine<V>> {
+    fn line(&self) -> MutexGuard<'_, Line<V>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -8,6 +8,7 @@ mod context;
 mod fetch;
 mod get;
 mod inner;
+mod line;
 mod load;
 mod registry;
 mod remove;
