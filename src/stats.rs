@@ -21,6 +21,11 @@ impl Counter {
         self.add(1);
     }
 
+    /// Counts one, and says whether it was the first.
+    pub(crate) fn first(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
     fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -200,6 +205,8 @@ counters! {
         stood_in,
         /// Keys that were loaded here although another node owns them, because that node and its stand-in could not serve them.
         loaded_here,
+        /// Values of peers that did not decode here: another layout under the same schema.
+        undecoded,
         /// Of all the fetches that ended, those that a removal overtook: their value went to who waited and was not kept.
         voided,
     }

@@ -149,7 +149,10 @@ impl<V: Value> Inner<V> {
                 Outcome::Value(copy) => match self.receive(peer, copy, self.now().earlier(way)) {
                     Ok((landed, keep)) => self.land_fetch(lead, Ok(landed), keep),
                     Err(error) => {
-                        tracing::warn!(group = %self.name, %peer, %error, "a peer's value does not decode: loading here");
+                        // Once for all: what does not decode here will not tomorrow.
+                        if self.fetches.undecoded.first() {
+                            tracing::warn!(group = %self.name, %peer, %error, "a peer's value does not decode: loading here");
+                        }
                         undecoded.push(lead);
                     }
                 },

@@ -20,7 +20,7 @@ const LASTING: Duration = Duration::from_secs(10);
 /// A node that is not listed here is forgotten when it has not said hello for this long (it does so twice as often).
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(75);
 /// So many nodes that are not listed here are remembered at most.
-const MOST_STRANGERS: usize = 256;
+const MOST_STRANGERS: usize = 32;
 
 /// The membership that another node goes by, as it last said.
 #[derive(Debug)]
