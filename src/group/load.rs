@@ -15,6 +15,7 @@ use crate::flight::{Flight, Landing};
 use crate::key::{HashedKey, Key};
 use crate::loader::{Inside, LoadResult};
 use crate::shards::{Begin, Lead};
+use crate::store::Place;
 use crate::tasks::Work;
 use crate::time::Moment;
 
@@ -185,9 +186,17 @@ impl<V: Value> Inner<V> {
         }
     }
 
+    /// Where to keep what was loaded here: as the placement says now, not as it did when the load began.
+    fn place_of_load(&self, key: &HashedKey) -> Place {
+        match self.context.peers.view().place(key.hash) {
+            // There is no room for copies. But a stand-in that kept nothing would load for every get.
+            Place::Hot if self.config.hot_share == 0.0 => Place::Main,
+            place => place,
+        }
+    }
+
     fn land_load(&self, lead: Lead<V>, result: Result<LoadResult<V>, Error>, born: Moment) -> Option<Queued<V>> {
-        // The placement of now, not of when the load began: where the entry belongs is asked when it is used.
-        let place = self.context.peers.view().place(lead.key().hash);
+        let place = self.place_of_load(lead.key());
         let settled =
             result.and_then(|loaded| loaded.map_err(Error::Load)).and_then(|loaded| self.settle(loaded, born, place));
         let (landing, keep): (Landing<V>, _) = match settled {

@@ -172,7 +172,9 @@ impl Peers {
             return Ok(());
         }
         let placement = self.place(&old, &members).await?;
-        let kept = |member: &Member| old.peers().find(|peer| peer.member() == member).cloned();
+        let is_same =
+            |peer: &Peer, member: &Member| peer.name() == member.name() && peer.member().address() == member.address();
+        let kept = |member: &Member| old.peers().find(|peer| is_same(peer, member)).cloned();
         let peers: Vec<_> = members
             .iter()
             .map(|member| {
