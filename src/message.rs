@@ -1,4 +1,4 @@
-//! What nodes say to each other, as plain words. How it looks on the wire is `wire.rs`'s business.
+//! What nodes say to each other, as plain words. How it looks on the wire is `wire/`'s business.
 
 use std::sync::Arc;
 use std::time::Duration;

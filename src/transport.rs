@@ -1,7 +1,7 @@
 //! The seam between nodes: [`Transport`] asks outwards, [`Handler`] answers inwards.
 //!
 //! Rooms above this one know no sockets, rooms that hold sockets know no groups. There are two transports: gRPC
-//! (`grpc/`) and the in-process network (`memory.rs`, feature `test-util`). A transport security layer or a shared
+//! (`grpc/`) and the in-process network (`memory/`, feature `test-util`). A transport security layer or a shared
 //! secret belongs to the transports: what crosses this seam is trusted.
 
 use std::sync::Arc;

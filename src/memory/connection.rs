@@ -1,0 +1,178 @@
+//! Connections: how a request gets to the other node, and its reply back.
+//!
+//! What must hold:
+//!
+//! - messages of one connection cross in the order in which they were sent, and none is lost while the connection lives;
+//! - two seconds of silence close a connection, and nothing else that is slow does;
+//! - the handler runs inside of the caller's future, so that dropping a call gives the request up on both sides.
+//!
+//! It does not know who sets the faults of a link, nor what a message says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::clock::{Clock, sleep};
+use crate::message::{Reply, Request};
+use crate::transport::{CallError, Connection, Transport, Unreachable};
+use crate::wire::{WireRequest, check_size};
+
+use super::links::{Kind, Way};
+use super::recoding::{read, recoded_refusal, send_back};
+use super::state::{Line, Shared, State};
+
+/// How long a connection whose pings get no answer stays open: what keep-alive comes to over gRPC.
+pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a connect may take.
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// One node's view of the network.
+pub(super) struct MemoryTransport {
+    pub(super) shared: Arc<Shared>,
+    pub(super) address: Arc<str>,
+}
+
+impl Transport for MemoryTransport {
+    fn connect(&self, address: Arc<str>) -> BoxFuture<'static, Result<Arc<dyn Connection>, Unreachable>> {
+        let way = Way { from: Arc::clone(&self.address), to: address };
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let wire = tokio::select! {
+                biased;
+                wire = Wire::open(shared, way.clone()) => wire?,
+                () = sleep(CONNECT_LIMIT) => {
+                    return Err(Unreachable::new(format!("no connection to {} within {CONNECT_LIMIT:?}", way.to)));
+                }
+            };
+            Ok(Arc::new(MemoryConnection { wire }) as Arc<dyn Connection>)
+        })
+    }
+}
+
+/// The end of a connection that its opener holds. Dropping it closes the connection.
+struct MemoryConnection {
+    wire: Arc<Wire>,
+}
+
+impl Drop for MemoryConnection {
+    fn drop(&mut self) {
+        self.wire.close("the connection was dropped");
+    }
+}
+
+impl Connection for MemoryConnection {
+    fn call(&self, request: Request) -> BoxFuture<'static, Result<Reply, CallError>> {
+        let wire = Arc::clone(&self.wire);
+        Box::pin(async move {
+            tokio::select! {
+                biased; // a closed connection carries nothing any more
+                () = wire.line.closed.cancelled() => Err(wire.line.unreachable().into()),
+                reply = wire.exchange(request) => reply,
+            }
+        })
+    }
+
+    fn closed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(self.wire.line.closed.clone().cancelled_owned())
+    }
+}
+
+/// A connection: two lanes on which messages cross in turn.
+struct Wire {
+    shared: Arc<Shared>,
+    line: Arc<Line>,
+    there: Lane,
+    back: Lane,
+    clock: Clock,
+}
+
+struct Lane {
+    way: Way,
+    /// Whoever crosses holds it. Tokio's mutex is fair: who comes first crosses first.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Lane {
+    fn new(way: Way) -> Self {
+        Self { way, turn: tokio::sync::Mutex::default() }
+    }
+}
+
+impl Wire {
+    async fn open(shared: Arc<Shared>, way: Way) -> Result<Arc<Self>, Unreachable> {
+        let (there, back) = (Lane::new(way.clone()), Lane::new(way.back()));
+        for lane in [&there, &back] {
+            let delay = shared.state().link(&lane.way).delay;
+            pass(delay).await;
+            shared.until_audible(&lane.way).await;
+        }
+        let line = shared.state().open(way)?;
+        let wire = Arc::new(Self { shared, line, there, back, clock: Clock::start() });
+        tokio::spawn(Arc::clone(&wire).close_on_silence());
+        Ok(wire)
+    }
+
+    fn close(&self, why: &'static str) {
+        self.shared.close(&self.line, why);
+    }
+
+    /// What pings are for.
+    async fn close_on_silence(self: Arc<Self>) {
+        let silent = |state: &mut State| [&self.there, &self.back].into_iter().any(|lane| state.link(&lane.way).silent);
+        let silence = async {
+            loop {
+                self.shared.until(silent).await;
+                tokio::select! {
+                    () = self.shared.until(|state| !silent(state)) => {}
+                    () = sleep(SILENCE_LIMIT) => break,
+                }
+            }
+        };
+        tokio::select! {
+            () = silence => self.close("pings were not answered"),
+            () = self.line.closed.cancelled() => {}
+        }
+    }
+
+    /// A request there, and the reply back.
+    async fn exchange(&self, request: Request) -> Result<Reply, CallError> {
+        let limit = self.shared.message_limit;
+        let kind = Kind::from(&request.ask);
+        let message = WireRequest::from(request);
+        check_size("request", message.encoded_len(), limit)?;
+        self.cross(&self.there, kind).await?;
+        let reply = match read(message) {
+            Ok((request, keys)) => {
+                let handler = self.shared.state().handler(&self.line)?;
+                handler.handle(request).await.map(|reply| (reply, keys))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let reply = reply.and_then(|(reply, keys)| send_back(reply, keys, limit));
+        self.cross(&self.back, Kind::Reply).await?;
+        reply.map_err(|refusal| recoded_refusal(&refusal).into())
+    }
+
+    /// Waits until a message has crossed. Its time counts from now, but it leaves the lane after those before it.
+    async fn cross(&self, lane: &Lane, kind: Kind) -> Result<(), Unreachable> {
+        let sent = self.shared.state().link(&lane.way).send(kind);
+        let Some(delay) = sent else {
+            self.close("a message was lost");
+            return Err(self.line.unreachable());
+        };
+        let arrival = self.clock.now() + delay;
+        let _turn = lane.turn.lock().await;
+        pass(arrival.since(self.clock.now())).await;
+        self.shared.until_audible(&lane.way).await;
+        Ok(())
+    }
+}
+
+/// Sleeps, unless there is nothing to wait for: a link without a delay costs no tick of the timer.
+async fn pass(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}

@@ -1,0 +1,178 @@
+//! Requests: which of the service's methods, and the message for it.
+//!
+//! What must hold: a request means the same on the other side, whatever is asked. What makes no sense (no scope, no
+//! identity, a key or a name that is too long) is refused in words before anybody acts on it.
+//!
+//! It knows nothing of replies, and not whether a message as a whole is too large: the transports ask
+//! [`check_size`](super::check_size).
+
+use std::sync::Arc;
+
+use prost::Message;
+
+use crate::message::{
+    Ask, Get, GetMany, GetTerms, Hello, Incarnation, Insert, Refusal, RemovalId, Remove, Request, Scope,
+};
+
+use super::parts::{duration, group_in, invalid, key_in, key_out, keys_in, micros, name_in};
+use super::proto;
+use super::proto::remove_request::Scope as WireScope;
+use super::sender::sender_in;
+
+/// A request as it is sent: which of the service's methods, and the message for it.
+#[derive(Debug)]
+pub(crate) enum WireRequest {
+    Hello(proto::Hello),
+    Get(proto::GetRequest),
+    GetMany(proto::GetManyRequest),
+    Remove(proto::RemoveRequest),
+    Insert(proto::InsertRequest),
+}
+
+impl WireRequest {
+    pub(crate) fn encoded_len(&self) -> usize {
+        match self {
+            Self::Hello(message) => message.encoded_len(),
+            Self::Get(message) => message.encoded_len(),
+            Self::GetMany(message) => message.encoded_len(),
+            Self::Remove(message) => message.encoded_len(),
+            Self::Insert(message) => message.encoded_len(),
+        }
+    }
+}
+
+impl From<Request> for WireRequest {
+    fn from(request: Request) -> Self {
+        let sender = request.sender.as_deref().map(proto::Sender::from);
+        match request.ask {
+            // A hello says by itself who sends it.
+            Ask::Hello(hello) => Self::Hello(hello.into()),
+            Ask::Get(get) => Self::Get(get_request(sender, &get)),
+            Ask::GetMany(get) => Self::GetMany(get_many_request(sender, &get)),
+            Ask::Remove(remove) => Self::Remove(remove_request(sender, remove)),
+            Ask::Insert(insert) => Self::Insert(insert_request(sender, insert)),
+        }
+    }
+}
+
+fn get_request(sender: Option<proto::Sender>, get: &Get) -> proto::GetRequest {
+    proto::GetRequest {
+        sender,
+        group: get.terms.group.to_string(),
+        schema: get.terms.schema,
+        time_limit_us: micros(get.terms.time_limit),
+        nested: get.terms.nested,
+        key: key_out(&get.key),
+    }
+}
+
+fn get_many_request(sender: Option<proto::Sender>, get: &GetMany) -> proto::GetManyRequest {
+    proto::GetManyRequest {
+        sender,
+        group: get.terms.group.to_string(),
+        schema: get.terms.schema,
+        time_limit_us: micros(get.terms.time_limit),
+        nested: get.terms.nested,
+        keys: get.keys.iter().map(key_out).collect(),
+    }
+}
+
+fn remove_request(sender: Option<proto::Sender>, remove: Remove) -> proto::RemoveRequest {
+    let scope = match remove.scope {
+        Scope::Keys(keys) => WireScope::Keys(proto::Keys { keys: keys.iter().map(key_out).collect() }),
+        Scope::Group => WireScope::WholeGroup(proto::WholeGroup {}),
+    };
+    proto::RemoveRequest { sender, id: Some(remove.id.into()), group: remove.group.to_string(), scope: Some(scope) }
+}
+
+fn insert_request(sender: Option<proto::Sender>, insert: Insert) -> proto::InsertRequest {
+    proto::InsertRequest {
+        sender,
+        id: Some(insert.id.into()),
+        group: insert.group.to_string(),
+        schema: insert.schema,
+        key: key_out(&insert.key),
+        value: insert.value,
+        time_to_live_us: insert.time_to_live.map(micros),
+    }
+}
+
+impl TryFrom<proto::Hello> for Request {
+    type Error = Refusal;
+
+    fn try_from(message: proto::Hello) -> Result<Self, Refusal> {
+        let hello = Hello::try_from(message)?;
+        Ok(Self { sender: Some(Arc::clone(&hello.sender)), ask: Ask::Hello(hello) })
+    }
+}
+
+impl TryFrom<proto::GetRequest> for Request {
+    type Error = Refusal;
+
+    fn try_from(message: proto::GetRequest) -> Result<Self, Refusal> {
+        let terms = terms_in(&message.group, message.schema, message.time_limit_us, message.nested)?;
+        let get = Get { terms, key: key_in(&message.key)? };
+        Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Get(get) })
+    }
+}
+
+impl TryFrom<proto::GetManyRequest> for Request {
+    type Error = Refusal;
+
+    fn try_from(message: proto::GetManyRequest) -> Result<Self, Refusal> {
+        let terms = terms_in(&message.group, message.schema, message.time_limit_us, message.nested)?;
+        let get = GetMany { terms, keys: keys_in(&message.keys)? };
+        Ok(Self { sender: sender_in(message.sender)?, ask: Ask::GetMany(get) })
+    }
+}
+
+/// What both kinds of get have in common.
+fn terms_in(group: &str, schema: u32, time_limit_us: u64, nested: bool) -> Result<GetTerms, Refusal> {
+    Ok(GetTerms { group: group_in(group)?, schema, time_limit: duration(time_limit_us), nested })
+}
+
+impl TryFrom<proto::RemoveRequest> for Request {
+    type Error = Refusal;
+
+    fn try_from(message: proto::RemoveRequest) -> Result<Self, Refusal> {
+        let scope = match message.scope {
+            Some(WireScope::Keys(keys)) => Scope::Keys(keys_in(&keys.keys)?),
+            Some(WireScope::WholeGroup(_)) => Scope::Group,
+            None => {
+                return Err(invalid("the removal says not what to remove, or in a way that this node does not know"));
+            }
+        };
+        let remove = Remove { id: removal_id_in(message.id)?, group: group_in(&message.group)?, scope };
+        Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Remove(remove) })
+    }
+}
+
+impl TryFrom<proto::InsertRequest> for Request {
+    type Error = Refusal;
+
+    fn try_from(message: proto::InsertRequest) -> Result<Self, Refusal> {
+        let insert = Insert {
+            id: removal_id_in(message.id)?,
+            group: group_in(&message.group)?,
+            schema: message.schema,
+            key: key_in(&message.key)?,
+            value: message.value,
+            time_to_live: message.time_to_live_us.map(duration),
+        };
+        Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Insert(insert) })
+    }
+}
+
+impl From<RemovalId> for proto::RemovalId {
+    fn from(id: RemovalId) -> Self {
+        Self { origin: id.origin.to_string(), incarnation: id.incarnation.0, number: id.number }
+    }
+}
+
+fn removal_id_in(id: Option<proto::RemovalId>) -> Result<RemovalId, Refusal> {
+    let id = id.ok_or_else(|| invalid("the removal has no identity"))?;
+    if id.number == 0 {
+        return Err(invalid("the removal has no number: they count from 1"));
+    }
+    Ok(RemovalId { origin: name_in(&id.origin)?, incarnation: Incarnation(id.incarnation), number: id.number })
+}
