@@ -76,6 +76,7 @@ mod loader;
 mod member;
 mod membership;
 #[cfg(any(test, feature = "test-util"))]
+#[cfg_attr(not(feature = "test-util"), allow(unreachable_pub, reason = "public with the feature alone"))]
 mod memory;
 mod message;
 mod node;
