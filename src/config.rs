@@ -61,7 +61,9 @@ impl GroupConfig {
     /// A life shortened by up to the jitter, so that what was loaded together does not expire together. `dice` is in `[0, 1)`.
     /// Never lengthened: a limit is a limit.
     pub(crate) fn jittered(&self, life: Duration, dice: f64) -> Duration {
-        life.mul_f64(1.0 - self.jitter * dice)
+        // The longest lives do not survive the way through a float: unshortened, they are as they were.
+        let shortened = life.as_secs_f64() * (1.0 - self.jitter * dice);
+        Duration::try_from_secs_f64(shortened).map_or(life, |shortened| shortened.min(life))
     }
 }
 
@@ -157,5 +159,14 @@ mod tests {
         let life = Duration::from_secs(100);
         assert_eq!(config.jittered(life, 0.0), life);
         assert_eq!(config.jittered(life, 0.5), Duration::from_secs(90));
+    }
+
+    #[test]
+    fn a_life_without_end_has_none_with_and_without_jitter() {
+        for jitter in [0.0, 0.5] {
+            let config = GroupConfig { jitter, ..GroupConfig::default() };
+            assert_eq!(config.jittered(Duration::MAX, 0.0), Duration::MAX);
+            assert!(config.jittered(Duration::MAX, 0.9) >= Duration::MAX / 2);
+        }
     }
 }

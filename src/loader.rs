@@ -3,6 +3,7 @@
 //! A closure is a [`Loader`]; so is anything that implements the trait. A [`BatchLoader`] takes many keys in one call. Inside, both are
 //! a [`Load`]: called with a list of keys, and never panicking, whatever the user's code does.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -179,14 +180,17 @@ impl<V: Send + 'static, L: BatchLoader<V>> Load<V> for Batch<L> {
 /// Runs the user's code; a panic in it, when called or when polled, becomes an error and nothing else.
 async fn unpanicked<T, F: Future<Output = Result<T, BoxError>>>(call: impl FnOnce() -> F) -> Result<T, LoadError> {
     // Unwind safety: the future is dropped right here, and what it shares with the world is the user's to keep whole.
-    let outcome = AssertUnwindSafe(async move { call().await }).catch_unwind().await;
+    let outcome = AssertUnwindSafe(async move { call().await.map_err(LoadError::from_boxed) }).catch_unwind().await;
     match outcome {
-        Ok(result) => result.map_err(LoadError::from_boxed),
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-            Err(LoadError::new(format!("the loader panicked: {}", text.unwrap_or("(no message)"))))
-        }
+        Ok(result) => result,
+        Err(panic) => Err(panicked(&*panic)),
     }
+}
+
+/// The error that a panic of the user's code is.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> LoadError {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    LoadError::new(format!("the loader panicked: {}", text.unwrap_or("(no message)")))
 }
 
 /// Which loads a task runs inside of. A get from inside a loader finds it, so that it takes no second permit, and does

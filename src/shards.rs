@@ -261,20 +261,22 @@ impl<V: Value> Lead<V> {
     }
 
     fn set_down(&mut self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
-        self.on_board = false;
         let mut dropped = Dropped::default();
+        // Cloned first: a clone is the user's code, and if it panics the flight is still on board, and lands closed.
+        let kept = match (&landing, keep) {
+            (Ok(landed), Some(keep)) => {
+                let Landed { born, expires, .. } = *landed;
+                Some((Entry { value: landed.value.clone(), weight: keep.weight, born, expires }, keep.place))
+            }
+            _ => None,
+        };
+        self.on_board = false;
         let key = self.flight.key();
         let ended = {
             let mut shard = self.shards.shard(key.as_ref());
             let ended = shard.flights(self.kind).end(&self.flight, self.begun);
-            if let (false, Ok(landed), Some(keep)) = (ended.voided, &landing, keep) {
-                let entry = Entry {
-                    value: landed.value.clone(),
-                    weight: keep.weight,
-                    born: landed.born,
-                    expires: landed.expires,
-                };
-                shard.store.insert(key.clone(), entry, keep.place, &mut dropped);
+            if let (false, Some((entry, place))) = (ended.voided, kept) {
+                shard.store.insert(key.clone(), entry, place, &mut dropped);
             }
             ended
         };

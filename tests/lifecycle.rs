@@ -131,6 +131,32 @@ async fn peers_of_a_node_that_leaves_turn_to_its_stand_in_without_a_failed_get()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_get_that_meets_a_leaving_node_turns_to_the_stand_in_too() {
+    let cluster = Cluster::start(4).await;
+    let keys = cluster.keys_ranked(&[0, 1], 11);
+    for asker in ["node-3:1", "node-4:1"] {
+        cluster.network.delay("node-1:1", asker, ms(50));
+    }
+    // Something that takes a while keeps the leaving node there.
+    cluster.source.set_delay(SECOND);
+    let slow = cluster.members[0].ask(&keys[10]);
+    tokio::time::sleep(ms(10)).await;
+    cluster.source.set_delay(Duration::ZERO);
+    // Sent before the node leaves, there after it has begun to, and before its goodbye is heard.
+    let gets: Vec<_> =
+        cluster.members[2..].iter().flat_map(|member| keys[..10].iter().map(|k| member.ask(k))).collect();
+    tokio::time::sleep(ms(10)).await;
+    assert!(cluster.members[0].node.shutdown(Duration::from_secs(5)).await.is_clean());
+    for value in join_all(gets).await {
+        value.unwrap().unwrap();
+    }
+    slow.await.unwrap().unwrap();
+    for key in &keys[..10] {
+        assert_eq!((cluster.source.loads_of(key), cluster.source.loads_on("node-2:1", key)), (1, 1), "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn dropping_the_last_handle_ends_the_node_and_all_its_tasks() {
     let before = tasks();
     let network = MemoryNetwork::new();

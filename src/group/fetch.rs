@@ -216,6 +216,7 @@ impl<V: Value> Inner<V> {
 
     /// Lands fetches by loads of this node. The loads keep their values themselves, as copies of keys that others own.
     async fn load_instead(self: &Arc<Self>, trip: &Trip, leads: Vec<Lead<V>>) {
+        let outer = trip.terms.outer.as_ref();
         self.fetches.loaded_here.add(leads.len() as u64);
         let (mut started, mut waits) = (Vec::new(), Vec::new());
         for lead in leads {
@@ -223,7 +224,12 @@ impl<V: Value> Inner<V> {
             let place = self.context.peers.view().place(key.hash);
             match self.shards.look_or_join(key.as_ref(), place, Kind::Load, self.now()) {
                 Look::Found(found) => self.land_fetch(lead, Ok(found), None),
-                Look::Joined(flight) => waits.push((lead, flight)),
+                Look::Joined(flight) => {
+                    if outer.is_some() {
+                        self.pull_ahead(&flight);
+                    }
+                    waits.push((lead, flight));
+                }
                 Look::Lead(load) => {
                     waits.push((lead, Arc::clone(load.flight())));
                     started.push(load);
@@ -231,7 +237,7 @@ impl<V: Value> Inner<V> {
             }
         }
         if !started.is_empty() {
-            self.start_loads(started, trip.terms.outer.as_ref());
+            self.start_loads(started, outer);
         }
         let landings = waits.into_iter().map(async |(lead, flight)| {
             let landing = flight.landing().await;

@@ -138,7 +138,11 @@ impl<V: Value> Inner<V> {
         let landing = landing.unwrap_or(Err(Error::Timeout { limit }));
         if joined && is_others_limit(&landing) {
             let left = limit.saturating_sub(self.now().since(started));
-            return self.get_missing(key.as_ref(), left).await;
+            // Whatever it waits for now, the caller's limit is the one that it was given.
+            return self.get_missing(key.as_ref(), left).await.map_err(|error| match error {
+                Error::Timeout { .. } => Error::Timeout { limit },
+                other => other,
+            });
         }
         landing
     }

@@ -4,8 +4,10 @@
 //! (the loader is called) → land. A get from inside a loader is not lined up: the turn of the load that asks covers it, or two
 //! loaders that wait for one another's keys could use up all turns.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
+use futures::FutureExt;
 use tracing::Instrument;
 
 use crate::clock;
@@ -13,7 +15,7 @@ use crate::entry::Value;
 use crate::error::Error;
 use crate::flight::{Flight, Landing};
 use crate::key::{HashedKey, Key};
-use crate::loader::{Inside, LoadResult};
+use crate::loader::{Inside, LoadResult, panicked};
 use crate::shards::{Begin, Lead};
 use crate::store::Place;
 use crate::tasks::Work;
@@ -180,10 +182,14 @@ impl<V: Value> Inner<V> {
         let plain: Vec<Key> = keys.iter().map(|key| key.key.clone()).collect();
         let inside = Arc::new(Inside { group: self.id, keys, outer });
         let limit = self.config.load_timeout;
-        match tokio::time::timeout(limit, inside.scope(self.loader.load(plain))).await {
-            Ok(results) => results.into_iter().map(Ok).collect(),
-            Err(_) => (0..count).map(|_| Err(Error::LoadTimeout { limit })).collect(),
-        }
+        // A load does not panic, but what is dropped at its limit may.
+        let call = async move { tokio::time::timeout(limit, inside.scope(self.loader.load(plain))).await };
+        let error = match AssertUnwindSafe(call).catch_unwind().await {
+            Ok(Ok(results)) => return results.into_iter().map(Ok).collect(),
+            Ok(Err(_)) => Error::LoadTimeout { limit },
+            Err(panic) => Error::Load(panicked(&*panic)),
+        };
+        vec![Err(error); count]
     }
 
     /// Where to keep what was loaded here: as the placement says now, not as it did when the load began.

@@ -122,8 +122,11 @@ impl<V: Value> Group<V> {
         async move { self.inner.insert(key?, value).await }
     }
 
-    /// Takes a key out of every cache of the cluster. When the receipt says [`everywhere`](Receipt::everywhere), and the nodes list
-    /// the same members, no get that starts later, on any node, returns a value whose load began before this call.
+    /// Takes a key out of every cache of the cluster.
+    ///
+    /// When the receipt says [`everywhere`](Receipt::everywhere), no get that starts later, on any node, returns a value whose load began
+    /// before this call, provided that all nodes list the same members and reach the key's owner meanwhile. (A node that is cut off from the owner,
+    /// and not from this node, may ask a stand-in that has not been told yet, and keep what it gets until its life ends.)
     ///
     /// It returns within twice the group's `removal_timeout`. Nodes that cannot be reached are pending in the receipt. Remove after
     /// the change is committed at the source.

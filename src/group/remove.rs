@@ -33,6 +33,15 @@ enum Unsent {
     Pending(String),
 }
 
+impl From<CallError> for Unsent {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Refused(refusal) => Self::Refused(refusal.message),
+            CallError::Unreachable(why) => Self::Pending(why.0.to_string()),
+        }
+    }
+}
+
 impl<V: Value> Inner<V> {
     /// Takes keys, or everything, out of every cache of the cluster.
     pub(super) async fn remove(self: &Arc<Self>, scope: Scope) -> Result<Receipt, Error> {
@@ -83,7 +92,7 @@ impl<V: Value> Inner<V> {
         let view = self.context.peers.view_owned();
         let id = self.context.numbers.next();
         let owner = view.owner(key.hash);
-        let round = Round::of_keys(std::slice::from_ref(&key.key), view.members().len(), |_| owner);
+        let mut round = Round::of_keys(std::slice::from_ref(&key.key), view.members().len(), |_| owner);
         let mut told = BTreeMap::new();
         let stored = match view.peer(owner) {
             None => self.install(&key, Loaded::value(value))?,
@@ -91,6 +100,8 @@ impl<V: Value> Inner<V> {
                 Ok(stored) => stored,
                 Err(Unsent::Pending(why)) => {
                     told.insert(owner, Told::Pending { why });
+                    // Should it get the value after all, a drop follows: a value that was not stored in time is not stored later.
+                    round.others.append(&mut round.owners);
                     false
                 }
                 // The owner does not take the value: then it has to drop what it has.
@@ -131,9 +142,14 @@ impl<V: Value> Inner<V> {
             value,
             time_to_live: None,
         });
-        match self.send(owner, ask).await? {
-            Reply::Insert { stored } => Ok(stored),
-            _ => Err(Unsent::Refused(String::from("the reply does not fit the request"))),
+        // Given up when its time is over. Only drops are sent late: a late value could take the place of a newer one.
+        let wait = self.config.removal_timeout;
+        let call = owner.call(self.context.peers.request(ask));
+        match tokio::time::timeout(wait, call).await.map(|outcome| outcome.map_err(Unsent::from)) {
+            Ok(Ok(Reply::Insert { stored })) => Ok(stored),
+            Ok(Ok(_)) => Err(Unsent::Refused(String::from("the reply does not fit the request"))),
+            Ok(Err(unsent)) => Err(unsent),
+            Err(_) => Err(Unsent::Pending(format!("no answer within {wait:?}"))),
         }
     }
 
@@ -174,7 +190,7 @@ impl<V: Value> Inner<V> {
         unsent.map_or(Told::Done, |why| Told::Pending { why })
     }
 
-    /// Sends a message of a round, and waits for its reply for as long as a removal may. The message itself stays under way for
+    /// Sends a drop, and waits for its reply for as long as a removal may. The message itself stays under way for
     /// longer than that, so that a peer that is slow, or a round that was given up, still gets it.
     async fn send(&self, peer: &Arc<Peer>, ask: Ask) -> Result<Reply, Unsent> {
         let request = self.context.peers.request(ask);
@@ -188,9 +204,7 @@ impl<V: Value> Inner<V> {
         });
         let wait = self.config.removal_timeout;
         match tokio::time::timeout(wait, outcome).await {
-            Ok(Ok(Ok(reply))) => Ok(reply),
-            Ok(Ok(Err(CallError::Refused(refusal)))) => Err(Unsent::Refused(refusal.message)),
-            Ok(Ok(Err(CallError::Unreachable(why)))) => Err(Unsent::Pending(why.0.to_string())),
+            Ok(Ok(outcome)) => outcome.map_err(Unsent::from),
             Ok(Err(_)) => Err(Unsent::Pending(String::from("the node is shutting down"))),
             Err(_) => Err(Unsent::Pending(format!("no answer within {wait:?}"))),
         }

@@ -19,6 +19,7 @@ use crate::message::{Answer, Copy, Outcome, Refusal, RefusalKind, Scope};
 use crate::shards::{Kind, Look};
 use crate::stats::{GroupStats, Tally};
 use crate::store::Place;
+use crate::time::Moment;
 
 use super::inner::Inner;
 use super::registry::Serve;
@@ -61,7 +62,9 @@ impl<V: Value> Inner<V> {
         let landings = self.serve_all(keys, time_limit, nested).await;
         let mut answers = Vec::with_capacity(landings.len());
         for (tally, landing) in tallies.into_iter().zip(landings) {
-            let landing = landing.and_then(|landed| Ok((self.to_outcome(&landed)?, landed)));
+            // Read before the value is encoded: what that takes has to count as the way, or the copy would outlive the original.
+            let now = self.now();
+            let landing = landing.and_then(|landed| Ok((self.to_outcome(&landed, now)?, landed)));
             let outcome = match landing {
                 Ok((outcome, landed)) => {
                     tally.answered(&landed.source, landed.value.is_some());
@@ -74,7 +77,7 @@ impl<V: Value> Inner<V> {
                     Outcome::Failed(error)
                 }
             };
-            answers.push(Answer { outcome, held: self.now().since(received) });
+            answers.push(Answer { outcome, held: now.since(received) });
         }
         Ok(answers)
     }
@@ -116,9 +119,8 @@ impl<V: Value> Inner<V> {
         join_all(landings).await
     }
 
-    fn to_outcome(&self, landed: &Landed<V>) -> Result<Outcome, Error> {
+    fn to_outcome(&self, landed: &Landed<V>, now: Moment) -> Result<Outcome, Error> {
         let Some(value) = &landed.value else { return Ok(Outcome::NotFound) };
-        let now = self.now();
         Ok(Outcome::Value(Copy {
             value: self.encode(value)?,
             age: now.since(landed.born),

@@ -20,7 +20,7 @@ const DROP_LIMIT: Duration = Duration::from_secs(10);
 /// How long peers get to hear that this node is going.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 /// How often a node tries to reach itself after its start, and how long it waits in between: a mounted service may be up a little later than its node.
-const SELF_CHECKS: u32 = 10;
+const SELF_CHECKS: u32 = 5;
 const SELF_CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// What all handles of one node share.

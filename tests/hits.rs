@@ -1,0 +1,189 @@
+//! What a hit costs, and what the cache holds: allocations and bytes, as the allocator counts them on the test's thread.
+
+#![cfg(feature = "test-util")]
+
+use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use allocation_counter::measure;
+use bytes::Bytes;
+use peerage::{BoxError, Error, GetOptions, Group, Key, Loaded, MemoryNetwork, Node, Source};
+
+/// A runtime that does everything on the test's own thread, where allocations are counted.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+/// Polls a future once.
+fn poll_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    match poll_once(future) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("a hit resolves at the first poll"),
+    }
+}
+
+fn sized(size: usize) -> Bytes {
+    Bytes::from(vec![7_u8; size])
+}
+
+/// A group whose loader brings a fresh kilobyte, or, for the key `none`, nothing.
+fn group_on(node: &Node) -> Group<Bytes> {
+    let loader = async |key: Key| Ok::<_, BoxError>((&key[..] != b"none").then(|| sized(1024)));
+    node.group("g").time_to_live(Duration::from_secs(60)).loader(loader).build().unwrap()
+}
+
+/// That everything that is asked of the group for a key that it holds allocates nothing and needs no runtime.
+fn hits_are_free(group: &Group<Bytes>, key: &str, none: Option<&str>, source: &Source) {
+    let owned = (String::from(key), Bytes::copy_from_slice(key.as_bytes()), Key::new(key), key.as_bytes().to_vec());
+    let hit = measure(|| {
+        for _ in 0..100 {
+            assert_eq!(ready(group.get(key)).unwrap().len(), 1024);
+            assert_eq!(ready(group.get(&owned.0)).unwrap().len(), 1024);
+            assert_eq!(ready(group.get(&owned.1)).unwrap().len(), 1024);
+            assert_eq!(ready(group.get(&owned.2)).unwrap().len(), 1024);
+            assert_eq!(ready(group.get(&owned.3)).unwrap().len(), 1024);
+            assert_eq!(ready(group.get_opt(key)).unwrap().unwrap().len(), 1024);
+            let entry = ready(group.get_with(key, GetOptions::new().timeout(Duration::from_secs(1)))).unwrap();
+            assert_eq!(entry.source(), source);
+            assert_eq!(entry.value().len(), 1024);
+            assert_eq!(group.peek(key).unwrap().len(), 1024);
+            if let Some(none) = none {
+                assert!(ready(group.get_opt(none)).unwrap().is_none());
+                assert!(matches!(ready(group.get(none)), Err(Error::NotFound)));
+                assert!(group.peek(none).is_none());
+            }
+        }
+    });
+    assert_eq!((hit.count_total, hit.bytes_total), (0, 0), "{source:?}");
+}
+
+#[test]
+fn a_hit_allocates_nothing_resolves_at_the_first_poll_and_needs_no_runtime() {
+    let node = Node::local();
+    let group = group_on(&node);
+    let runtime = runtime();
+    runtime.block_on(async {
+        group.get("loaded").await.unwrap();
+        group.insert("inserted", sized(1024)).await.unwrap().everywhere().unwrap();
+        assert_eq!(group.get_opt("none").await.unwrap(), None);
+    });
+    // No runtime is entered from here on.
+    assert!(tokio::runtime::Handle::try_current().is_err());
+    hits_are_free(&group, "loaded", Some("none"), &Source::Main);
+    hits_are_free(&group, "inserted", Some("none"), &Source::Main);
+    // Within one it is the same.
+    runtime.block_on(async { hits_are_free(&group, "loaded", Some("none"), &Source::Main) });
+    let gets = group.stats().gets;
+    assert_eq!((gets.main_hits, gets.not_found), (3 * 700, 3 * 200 + 1));
+    assert_eq!(gets.total(), 3 * 900 + 2);
+    let miss = measure(|| drop(black_box(runtime.block_on(group.get("never asked for")))));
+    assert!(miss.count_total > 0, "the counter counts: a miss allocates");
+}
+
+#[test]
+fn a_hit_on_a_copy_of_another_nodes_key_allocates_nothing() {
+    let runtime = runtime();
+    let (nodes, group, key) = runtime.block_on(async {
+        let nodes = MemoryNetwork::new().start(2).await.unwrap();
+        let groups: Vec<Group<Bytes>> = nodes.iter().map(group_on).collect();
+        let placement = nodes[0].placement();
+        let key =
+            (0..1000).map(|number| format!("key-{number}")).find(|key| placement.owner_of(key) == nodes[1].name());
+        let (group, key) = (groups[0].clone(), key.unwrap());
+        // One in so many answers is kept.
+        while group.peek(&key).is_none() {
+            group.get(&key).await.unwrap();
+        }
+        (nodes, group, key)
+    });
+    hits_are_free(&group, &key, None, &Source::Hot);
+    assert_eq!(group.stats().gets.hot_hits, 700);
+    drop(nodes);
+}
+
+#[test]
+fn a_miss_outside_of_a_runtime_is_an_error_in_words() {
+    let node = Node::local();
+    let group = group_on(&node);
+    assert!(matches!(ready(group.get("k")), Err(Error::NoRuntime)));
+    assert!(matches!(ready(group.get_many(["k"])).remove(0), Err(Error::NoRuntime)));
+    assert_eq!((group.stats().flights, group.stats().gets.total()), (0, 2));
+}
+
+/// What a group of so many entries of this size holds: by its own count, and by the allocator's.
+fn held(entries: usize, size: usize, insert: bool) -> (f64, f64) {
+    let runtime = runtime();
+    let node = Node::local();
+    let loader = move |_: Key| async move { Ok::<_, BoxError>(sized(size)) };
+    let group: Group<Bytes> = node.group("g").capacity(1 << 30).loader(loader).build().unwrap();
+    // Once first, so that what is made once and kept is not counted.
+    runtime.block_on(async { group.get("first").await.unwrap() });
+    let held = measure(|| {
+        runtime.block_on(async {
+            for number in 0..entries {
+                let key = format!("{number:016}");
+                if insert {
+                    group.insert(&key, sized(size)).await.unwrap().everywhere().unwrap();
+                } else {
+                    group.get(&key).await.unwrap();
+                }
+            }
+        });
+    });
+    let cache = group.stats().cache;
+    assert_eq!((cache.main_entries, cache.evictions), (entries as u64 + 1, 0));
+    let own = cache.main_bytes * entries as u64 / (entries as u64 + 1);
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    (own as f64, held.bytes_current as f64)
+}
+
+#[test]
+fn the_bytes_that_are_reported_are_those_that_the_allocator_holds() {
+    for (size, insert) in [(100, false), (1024, false), (100, true), (1024, true)] {
+        let (own, held) = held(40_000, size, insert);
+        let ratio = own / held;
+        assert!((0.9..=1.1).contains(&ratio), "{size} bytes: {own} reported, {held} held: {ratio:.3}");
+    }
+}
+
+#[test]
+fn a_million_keys_through_a_small_group_leave_no_more_than_its_budget_and_a_little() {
+    const BUDGET: usize = 16 << 20;
+    /// What a node and a runtime keep, and the tables of flights and of the line at their largest.
+    const CONSTANT: usize = 1 << 20;
+    let held = measure(|| {
+        let runtime = runtime();
+        let node = Node::local();
+        let loader = async |key: Key| Ok::<_, BoxError>(Loaded::value(Bytes::copy_from_slice(&[key[15]; 100])));
+        let group: Group<Bytes> = node.group("g").capacity(BUDGET).loader(loader).build().unwrap();
+        let held = measure(|| {
+            runtime.block_on(async {
+                let mut keys = (0..1_000_000).map(|number| format!("{number:016}"));
+                loop {
+                    let batch: Vec<String> = keys.by_ref().take(100).collect();
+                    if batch.is_empty() {
+                        break;
+                    }
+                    assert!(group.get_many(&batch).await.iter().all(Result::is_ok));
+                    let cache = group.stats().cache;
+                    assert!(cache.main_bytes + cache.hot_bytes <= BUDGET as u64, "the budget is never exceeded");
+                }
+            });
+        });
+        let cache = group.stats().cache;
+        assert_eq!(cache.main_entries + cache.evictions, 1_000_000);
+        assert!(cache.main_bytes > BUDGET as u64 * 9 / 10, "and is used: {cache:?}");
+        let held = usize::try_from(held.bytes_current).unwrap();
+        assert!(held <= BUDGET * 13 / 10 + CONSTANT, "{held} bytes are held");
+        assert!(held >= BUDGET / 2, "{held} bytes are held: the allocator's count is at fault");
+        runtime.block_on(async { assert!(node.shutdown(Duration::from_secs(1)).await.is_clean()) });
+        drop((group, node));
+    });
+    assert!(held.bytes_current < 64 << 10, "{} bytes are left when the node is gone", held.bytes_current);
+}
