@@ -32,6 +32,10 @@ use crate::error::CodecError;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not carry values of type `{V}`",
+    label = "give the group a codec for `{V}`, such as `.codec(Postcard)`"
+)]
 pub trait Codec<V>: Send + Sync + 'static {
     /// The value as bytes.
     ///

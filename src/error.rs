@@ -23,7 +23,7 @@ pub enum Error {
     /// The loader ran and failed, or panicked. Nothing was stored; everyone on the same flight gets this error, and the
     /// next get loads again.
     #[error("the loader failed: {0}")]
-    Load(#[source] LoadError),
+    Load(LoadError),
 
     /// The loader ran into the group's `load_timeout` and was dropped. Nothing was stored.
     #[error("the load did not end within its limit of {limit:?}")]
@@ -48,7 +48,8 @@ pub enum Error {
     #[error("the node is shut down")]
     Closed,
 
-    /// A loader asked, directly or through other loaders, for a key that it is itself loading: it would have waited for itself.
+    /// A loader asked, directly or through other loaders of this node, for a key that it is itself loading: it would have waited for
+    /// itself. (A circle that leads over another node ends with [`LoadTimeout`](Self::LoadTimeout).)
     #[error("the loader asked for the key that it is itself loading")]
     Recursive,
 
@@ -74,7 +75,7 @@ pub enum Error {
 
     /// The value could not be encoded. It was not stored.
     #[error("the value could not be encoded: {0}")]
-    Codec(#[source] CodecError),
+    Codec(CodecError),
 
     /// There is no tokio runtime: the call was polled outside of one, and the node was made outside of one.
     #[error("peerage needs a tokio runtime: make the node, or call, from within one")]

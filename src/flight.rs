@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::SetOnce;
 
@@ -39,15 +40,26 @@ pub(crate) type Landing<V> = Result<Landed<V>, Error>;
 pub(crate) struct Flight<V> {
     key: HashedKey,
     landing: SetOnce<Landing<V>>,
+    /// Whether a loader waits for it.
+    hurried: AtomicBool,
 }
 
 impl<V> Flight<V> {
     fn new(key: HashedKey) -> Self {
-        Self { key, landing: SetOnce::new() }
+        Self { key, landing: SetOnce::new(), hurried: AtomicBool::new(false) }
     }
 
     pub(crate) fn key(&self) -> &HashedKey {
         &self.key
+    }
+
+    /// A loader waits for this flight: whatever it comes to wait for must not stand in line behind that loader.
+    pub(crate) fn hurry(&self) {
+        self.hurried.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::SeqCst)
     }
 
     /// Lands the flight. The first landing counts.

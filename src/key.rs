@@ -7,7 +7,7 @@
 //! A fixed hash can be aimed at. It decides who owns a key, which nobody gains from; where it could hurt, in the tables of
 //! one process, it is mixed with a seed of that process (see the store).
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Deref;
@@ -60,6 +60,24 @@ impl Key {
     }
 }
 
+impl AsRef<[u8]> for Key {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl<T: AsKey + ?Sized> From<&T> for Key {
+    fn from(key: &T) -> Self {
+        Self::new(key)
+    }
+}
+
 impl Deref for Key {
     type Target = [u8];
 
@@ -93,12 +111,25 @@ macro_rules! as_key {
     ($($type:ty),*) => {$(
         impl AsKey for $type {
             fn as_key(&self) -> &[u8] {
-                self.as_ref()
+                let text_or_bytes: &[u8] = (**self).as_ref();
+                text_or_bytes
             }
         }
     )*};
 }
-as_key!(str, String, [u8], Vec<u8>, Bytes);
+as_key!(String, Box<str>, Arc<str>, Cow<'_, str>, Vec<u8>, Bytes);
+
+impl AsKey for str {
+    fn as_key(&self) -> &[u8] {
+        self.as_bytes()
+    }
+}
+
+impl AsKey for [u8] {
+    fn as_key(&self) -> &[u8] {
+        self
+    }
+}
 
 impl AsKey for Key {
     fn as_key(&self) -> &[u8] {

@@ -26,6 +26,12 @@ impl<T: AsRef<str> + ?Sized> From<&T> for NodeName {
     }
 }
 
+impl AsRef<str> for NodeName {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Borrow<str> for NodeName {
     fn borrow(&self) -> &str {
         &self.0
@@ -66,7 +72,7 @@ impl fmt::Debug for NodeName {
 /// let big = Member::new("10.0.0.2:7400").named("cache-2").weight(4);
 /// # let _ = big;
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     pub(crate) name: NodeName,
     pub(crate) address: Arc<str>,

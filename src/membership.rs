@@ -165,7 +165,7 @@ fn is_host(text: &str) -> bool {
     if let Some(inside) = text.strip_prefix('[') {
         return inside.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
-    let forbidden = |c: char| c.is_whitespace() || c.is_control() || r"/\?#@:[]".contains(c);
+    let forbidden = |c: char| !c.is_ascii_graphic() || r"/\?#@:[]".contains(c);
     !text.is_empty() && !text.contains(forbidden)
 }
 
@@ -288,6 +288,10 @@ impl Health {
     /// The peer said that it is shutting down. Its end will show as a failure, and its return as a message; if neither is
     /// noticed, a later look will tell.
     pub(crate) fn on_draining(&mut self, now: Moment) {
+        if matches!(self.0, State::Down(_)) {
+            // Its goodbye was overtaken by its end: what there is to wait for now is its return.
+            return;
+        }
         self.0 = State::Draining { retry_at: now + SLOW_PAUSE };
     }
 

@@ -5,6 +5,9 @@
 //! is **gathering** from when it is given until it takes: what arrives meanwhile rides along instead of asking for a turn of its own.
 //! When all turns are out, what arrives waits, and so gathers without a timer.
 //!
+//! A load that a loader waits for does not stand in line: it goes **ahead**, on a turn of its own that does not count among the others. So many
+//! of these can be out as loads may wait.
+//!
 //! Time is handed in. Nothing here knows what a load is.
 
 use std::collections::VecDeque;
@@ -32,12 +35,13 @@ pub(crate) struct Queue<T> {
     /// With the moment at which each has waited too long; in order of arrival, and so in order of that moment too.
     waiting: VecDeque<(T, Moment)>,
     turns_out: usize,
+    ahead_out: usize,
     gathering: bool,
 }
 
 impl<T> Queue<T> {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, waiting: VecDeque::new(), turns_out: 0, gathering: false }
+        Self { limits, waiting: VecDeque::new(), turns_out: 0, ahead_out: 0, gathering: false }
     }
 
     /// Lines a load up, or gives it back if too many wait.
@@ -75,6 +79,24 @@ impl<T> Queue<T> {
         self.turns_out -= 1;
     }
 
+    /// Gives out a turn ahead of the line, unless too many are out.
+    pub(crate) fn give_turn_ahead(&mut self) -> bool {
+        let given = self.ahead_out < self.limits.waiting.max(self.limits.turns);
+        self.ahead_out += usize::from(given);
+        given
+    }
+
+    /// A turn ahead of the line is over.
+    pub(crate) fn give_back_ahead(&mut self) {
+        self.ahead_out -= 1;
+    }
+
+    /// Empties the line for good: nobody will take from it any more.
+    pub(crate) fn abandon(&mut self) -> Vec<T> {
+        self.gathering = false;
+        self.waiting.drain(..).map(|(load, _)| load).collect()
+    }
+
     /// Takes a load out of the line, wherever it stands in it.
     pub(crate) fn pull(&mut self, is_wanted: impl Fn(&T) -> bool) -> Option<T> {
         let index = self.waiting.iter().position(|(load, _)| is_wanted(load))?;
@@ -96,8 +118,9 @@ impl<T> Queue<T> {
         self.waiting.len()
     }
 
+    /// How many turns are out, those ahead of the line included.
     pub(crate) fn turns_out(&self) -> usize {
-        self.turns_out
+        self.turns_out + self.ahead_out
     }
 }
 
@@ -181,6 +204,30 @@ mod tests {
         assert_eq!(queue.next_expiry(), Some(now(6)));
         assert_eq!(queue.expire(now(6)), [2]);
         assert_eq!(queue.len(), 1);
+    }
+
+    #[test]
+    fn turns_ahead_of_the_line_are_bounded_too() {
+        let mut queue = queue(1, 1, 2);
+        assert!(queue.give_turn_ahead() && queue.give_turn_ahead());
+        assert!(!queue.give_turn_ahead());
+        queue.push(1, now(0)).unwrap();
+        assert!(queue.give_turn(), "they take nothing from the line");
+        assert_eq!(queue.turns_out(), 3);
+        queue.give_back_ahead();
+        assert!(queue.give_turn_ahead());
+    }
+
+    #[test]
+    fn an_abandoned_line_is_empty_and_gathers_no_more() {
+        let mut queue = queue(1, 10, 10);
+        queue.push(1, now(0)).unwrap();
+        assert!(queue.give_turn());
+        queue.push(2, now(0)).unwrap();
+        queue.give_back();
+        assert_eq!(queue.abandon(), [1, 2]);
+        queue.push(3, now(0)).unwrap();
+        assert!(queue.give_turn(), "no turn that is gone is waited for");
     }
 
     #[test]

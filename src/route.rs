@@ -12,13 +12,20 @@
 
 use crate::message::RefusalKind;
 
+/// In which role a node is asked. Whoever is asked serves all the same; it decides what follows when it cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    Owner,
+    StandIn,
+}
+
 /// Where to turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// Load on this node.
     Load,
-    /// Ask that node, in the owner's role.
-    Fetch(usize),
+    /// Ask that node.
+    Fetch(usize, Role),
 }
 
 /// Where a caller's request goes first. `ranks` is worked out only if the owner is passed over.
@@ -31,7 +38,7 @@ pub(crate) fn first(
     if owner == me {
         Route::Load
     } else if usable(owner) {
-        Route::Fetch(owner)
+        Route::Fetch(owner, Role::Owner)
     } else {
         stand_in(me, &ranks(), usable)
     }
@@ -40,7 +47,7 @@ pub(crate) fn first(
 /// Where a request goes when the owner, the first of `ranks`, cannot be reached.
 pub(crate) fn stand_in(me: usize, ranks: &[usize], usable: impl Fn(usize) -> bool) -> Route {
     match ranks.iter().skip(1).find(|&&rank| rank == me || usable(rank)) {
-        Some(&rank) if rank != me => Route::Fetch(rank),
+        Some(&rank) if rank != me => Route::Fetch(rank, Role::StandIn),
         _ => Route::Load,
     }
 }
@@ -77,8 +84,8 @@ mod tests {
         for (case, ranks, down, want) in [
             ("we own it", [ME, ANN, BOB], &[][..], Route::Load),
             ("we own it, and nobody else is there", [ME, ANN, BOB], &[ANN, BOB], Route::Load),
-            ("a peer owns it", [ANN, ME, BOB], &[], Route::Fetch(ANN)),
-            ("the owner is away, a peer is next", [ANN, BOB, ME], &[ANN], Route::Fetch(BOB)),
+            ("a peer owns it", [ANN, ME, BOB], &[], Route::Fetch(ANN, Role::Owner)),
+            ("the owner is away, a peer is next", [ANN, BOB, ME], &[ANN], Route::Fetch(BOB, Role::StandIn)),
             ("the owner is away, we are next", [ANN, ME, BOB], &[ANN], Route::Load),
             ("the owner and the next are away, we follow", [ANN, BOB, ME], &[ANN, BOB], Route::Load),
         ] {
@@ -89,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_stand_in_is_never_the_owner_itself() {
-        assert_eq!(stand_in(ME, &[ANN, BOB, ME], |_| true), Route::Fetch(BOB));
+        assert_eq!(stand_in(ME, &[ANN, BOB, ME], |_| true), Route::Fetch(BOB, Role::StandIn));
         assert_eq!(stand_in(ME, &[ANN], |_| true), Route::Load);
     }
 

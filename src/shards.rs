@@ -260,10 +260,17 @@ impl<V: Value> Lead<V> {
         self.set_down(landing, keep)
     }
 
+    /// Where to keep what the flight brought. What was loaded here and is too large for the share of copies is kept among
+    /// the main entries: a stand-in that kept nothing would load for every get.
+    fn place_of(&self, store: &Store<V>, entry: &Entry<V>, place: Place) -> Place {
+        let fits = self.kind == Kind::Fetch || store.fits(self.key().as_ref(), entry, place);
+        if fits { place } else { Place::Main }
+    }
+
     fn set_down(&mut self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
         let mut dropped = Dropped::default();
         // Cloned first: a clone is the user's code, and if it panics the flight is still on board, and lands closed.
-        let kept = match (&landing, keep) {
+        let mut kept = match (&landing, keep) {
             (Ok(landed), Some(keep)) => {
                 let Landed { born, expires, .. } = *landed;
                 Some((Entry { value: landed.value.clone(), weight: keep.weight, born, expires }, keep.place))
@@ -275,7 +282,10 @@ impl<V: Value> Lead<V> {
         let ended = {
             let mut shard = self.shards.shard(key.as_ref());
             let ended = shard.flights(self.kind).end(&self.flight, self.begun);
-            if let (false, Some((entry, place))) = (ended.voided, kept) {
+            // Taken rather than matched: what is not kept must be dropped outside of the lock.
+            let kept = if ended.voided { None } else { kept.take() };
+            if let Some((entry, place)) = kept {
+                let place = self.place_of(&shard.store, &entry, place);
                 shard.store.insert(key.clone(), entry, place, &mut dropped);
             }
             ended

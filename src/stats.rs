@@ -205,6 +205,8 @@ counters! {
         stood_in,
         /// Keys that were loaded here although another node owns them, because that node and its stand-in could not serve them.
         loaded_here,
+        /// Messages that a peer refused though it was well: it has no such group, or another schema, or the value is too large.
+        refused,
         /// Values of peers that did not decode here: another layout under the same schema.
         undecoded,
         /// Of all the fetches that ended, those that a removal overtook: their value went to who waited and was not kept.

@@ -1,5 +1,6 @@
 //! Building a group: its name, its options, its loader.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ pub struct InBatches<L> {
 }
 
 /// What a group can be built with: a [`Loader`] or a [`BatchLoader`] of `V`, as given to the builder.
+#[diagnostic::on_unimplemented(
+    message = "the group has no loader of values of type `{V}`",
+    label = "give it `.loader(..)` or `.batch_loader(..)`, whose result turns into a `Loaded<{V}>`"
+)]
 pub trait LoadsInto<V>: private::Erase<V> {}
 
 mod private {
@@ -85,6 +90,12 @@ impl<V: Value, L: BatchLoader<V>> private::Erase<V> for InBatches<L> {
 
     fn per_call(&self) -> usize {
         self.per_call
+    }
+}
+
+impl<C, L> fmt::Debug for GroupBuilder<C, L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupBuilder").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -124,7 +135,7 @@ impl<C, L> GroupBuilder<C, L> {
         self
     }
 
-    /// The part of the capacity that copies of other nodes' keys may take, from 0.0 (no copies) to 1.0. Default: 0.125.
+    /// The part of the capacity that copies of other nodes' keys may take, from 0.0 (nothing that was fetched is kept) to 1.0. Default: 0.125.
     pub fn hot_share(mut self, share: f64) -> Self {
         self.config.hot_share = share;
         self

@@ -16,13 +16,13 @@ use crate::clock;
 use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Landed, Landing};
-use crate::key::{HashedKey, Key};
+use crate::key::Key;
 use crate::loader::Inside;
 use crate::member::NodeName;
 use crate::message::{Answer, Ask, Copy, Get, GetMany, GetTerms, Outcome, Refusal, RefusalKind, Reply};
 use crate::peers::{Peer, View};
-use crate::route::{self, Next, Route};
-use crate::shards::{Keep, Kind, Lead, Look};
+use crate::route::{self, Next, Role, Route};
+use crate::shards::{Keep, Lead};
 use crate::store::Place;
 use crate::tasks::Work;
 use crate::time::Moment;
@@ -43,13 +43,6 @@ pub(super) struct Terms {
     pub(super) outer: Option<Arc<Inside>>,
 }
 
-/// In which role a peer is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Owner,
-    StandIn,
-}
-
 /// A fetch of some keys from one peer, on its way.
 #[derive(Clone)]
 struct Trip {
@@ -62,13 +55,23 @@ struct Trip {
 
 impl<V: Value> Inner<V> {
     /// Starts a fetch of keys whose route leads to `node`.
-    pub(super) fn start_fetch(self: &Arc<Self>, view: &Arc<View>, node: usize, leads: Vec<Lead<V>>, terms: &Terms) {
+    pub(super) fn start_fetch(
+        self: &Arc<Self>,
+        view: &Arc<View>,
+        node: usize,
+        role: Role,
+        leads: Vec<Lead<V>>,
+        terms: &Terms,
+    ) {
         let (view, terms) = (Arc::clone(view), terms.clone());
-        self.embark(&Trip { view, node, role: Role::Owner, terms, started: self.now() }, leads);
+        self.embark(&Trip { view, node, role, terms, started: self.now() }, leads);
     }
 
     /// One message for all keys, but for those that do not fit in one.
     fn embark(self: &Arc<Self>, trip: &Trip, leads: Vec<Lead<V>>) {
+        if trip.role == Role::StandIn {
+            self.fetches.stood_in.add(leads.len() as u64);
+        }
         for leads in wire::split_keys(leads, |lead| &lead.key().key) {
             self.context.tasks.work(Work::Fetch, Arc::clone(self).fetch(trip.clone(), leads));
         }
@@ -100,6 +103,9 @@ impl<V: Value> Inner<V> {
                     CallError::Unreachable(_) => Next::StandIn,
                     CallError::Refused(refusal) => route::after_refusal(refusal.kind),
                 };
+                if let (Next::LoadHere, CallError::Refused(refusal)) = (next, &error) {
+                    self.note_refusal(peer.name(), refusal);
+                }
                 span.record("outcome", if next == Next::StandIn { "unreachable" } else { "refused" });
                 tracing::debug!(parent: &span, %error, ?next, "peer did not serve");
                 self.turn_elsewhere(&trip, next, leads).await;
@@ -202,11 +208,10 @@ impl<V: Value> Inner<V> {
         for lead in leads {
             match trip.view.stand_in(lead.key().hash) {
                 Route::Load => here.push(lead),
-                Route::Fetch(node) => there.entry(node).or_default().push(lead),
+                Route::Fetch(node, _) => there.entry(node).or_default().push(lead),
             }
         }
         for (node, leads) in there {
-            self.fetches.stood_in.add(leads.len() as u64);
             self.embark(&Trip { node, role: Role::StandIn, ..trip.clone() }, leads);
         }
         if !here.is_empty() {
@@ -216,34 +221,25 @@ impl<V: Value> Inner<V> {
 
     /// Lands fetches by loads of this node. The loads keep their values themselves, as copies of keys that others own.
     async fn load_instead(self: &Arc<Self>, trip: &Trip, leads: Vec<Lead<V>>) {
-        let outer = trip.terms.outer.as_ref();
         self.fetches.loaded_here.add(leads.len() as u64);
-        let (mut started, mut waits) = (Vec::new(), Vec::new());
-        for lead in leads {
-            let key: HashedKey = lead.key().clone();
-            let place = self.context.peers.view().place(key.hash);
-            match self.shards.look_or_join(key.as_ref(), place, Kind::Load, self.now()) {
-                Look::Found(found) => self.land_fetch(lead, Ok(found), None),
-                Look::Joined(flight) => {
-                    if outer.is_some() {
-                        self.pull_ahead(&flight);
-                    }
-                    waits.push((lead, flight));
-                }
-                Look::Lead(load) => {
-                    waits.push((lead, Arc::clone(load.flight())));
-                    started.push(load);
-                }
-            }
+        let boarded = self.board_loads(leads.iter().map(Lead::key), trip.terms.outer.as_ref());
+        // A loader may have joined the fetch since it began: what the fetch now waits for must not stand in line behind that loader.
+        for lead in leads.iter().filter(|lead| lead.flight().is_hurried()) {
+            self.pull_ahead(lead.key().as_ref());
         }
-        if !started.is_empty() {
-            self.start_loads(started, outer);
-        }
-        let landings = waits.into_iter().map(async |(lead, flight)| {
-            let landing = flight.landing().await;
+        let landings = leads.into_iter().zip(boarded).map(async |(lead, boarded)| {
+            let landing = boarded.landing().await;
             self.land_fetch(lead, landing, None);
         });
         join_all(landings).await;
+    }
+
+    /// A peer that is well does not serve this group, or this value: counted, and said once.
+    fn note_refusal(&self, peer: &NodeName, refusal: &Refusal) {
+        if self.fetches.refused.first() {
+            let kind = refusal.kind;
+            tracing::warn!(group = %self.name, %peer, ?kind, why = %refusal, "a peer refused: loading here");
+        }
     }
 }
 

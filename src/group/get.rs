@@ -3,6 +3,7 @@
 //! Callers wait, tasks work: whatever a caller does, the flights go on. Every wait here ends with the caller's limit.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::flight::{Flight, Landed, Landing};
 use crate::key::{HashedKey, KeyRef};
 use crate::loader::Inside;
 use crate::peers::View;
-use crate::route::Route;
+use crate::route::{Role, Route};
 use crate::shards::{Kind, Lead, Look};
 use crate::stats::Tally;
 
@@ -37,7 +38,7 @@ struct Departures<V: Value> {
     /// The membership that the whole call goes by.
     view: Arc<View>,
     loads: Vec<Lead<V>>,
-    fetches: BTreeMap<usize, Vec<Lead<V>>>,
+    fetches: BTreeMap<(usize, Role), Vec<Lead<V>>>,
 }
 
 impl<V: Value> Inner<V> {
@@ -47,7 +48,7 @@ impl<V: Value> Inner<V> {
         let span = tracing::trace_span!("group.get", group = %self.name, outcome = tracing::field::Empty);
         let landing = match self.look_for_caller(key) {
             Ok(Some(found)) => Ok(found),
-            Ok(None) => self.get_missing(key, limit).instrument(span.clone()).await,
+            Ok(None) => self.get_missing(key, limit, false).instrument(span.clone()).await,
             Err(error) => Err(error),
         };
         span.record("outcome", outcome(&landing));
@@ -58,8 +59,10 @@ impl<V: Value> Inner<V> {
     /// Many keys, for a caller: the answers in the order of the keys. Keys that are asked for twice are worked on once.
     pub(super) async fn get_many(self: &Arc<Self>, keys: &[HashedKey], limit: Duration) -> Vec<Landing<V>> {
         let tallies: Vec<_> = keys.iter().map(|_| Tally::new(&self.gets)).collect();
-        let span = tracing::trace_span!("group.get_many", group = %self.name, keys = keys.len());
-        let landings = self.get_all(keys, limit).instrument(span).await;
+        let empty = tracing::field::Empty;
+        let span = tracing::trace_span!("group.get_many", group = %self.name, keys = keys.len(), outcome = empty);
+        let landings = self.get_all(keys, limit).instrument(span.clone()).await;
+        span.record("outcome", if landings.iter().all(Result::is_ok) { "answered" } else { "error" });
         for (tally, landing) in tallies.into_iter().zip(&landings) {
             count(tally, landing);
         }
@@ -68,25 +71,30 @@ impl<V: Value> Inner<V> {
 
     /// The part of a get that needs no wait: a hit, a miss, or the reason why not to go on.
     fn look_for_caller(&self, key: KeyRef<'_>) -> Result<Option<Landed<V>>, Error> {
-        self.context.check_open()?;
+        // A load that was in flight when the node was shut down has its time to end, and may need other keys for that.
+        self.context.check_open().or_else(|closed| Inside::current().map(drop).ok_or(closed))?;
         Ok(self.look(key.check()?))
     }
 
-    async fn get_missing(self: &Arc<Self>, key: KeyRef<'_>, limit: Duration) -> Landing<V> {
+    /// The part of a get that waits. `has_joined` says whether it has been counted as one that joined a flight.
+    async fn get_missing(self: &Arc<Self>, key: KeyRef<'_>, limit: Duration, has_joined: bool) -> Landing<V> {
         self.context.check_runtime()?;
+        let mut has_joined = has_joined;
         let asked = async {
             loop {
                 let mut departures = self.departures();
                 let asked = self.ask(key, &mut departures)?;
                 self.depart(departures, limit);
-                match asked {
+                let (flight, joined) = match asked {
                     Asked::Found(found) => return Ok(found),
-                    Asked::Flight { flight, joined } => {
-                        let landing = flight.landing().await;
-                        if !(joined && is_others_limit(&landing)) {
-                            return landing;
-                        }
-                    }
+                    Asked::Flight { flight, joined } => (flight, joined),
+                };
+                if joined && !mem::replace(&mut has_joined, true) {
+                    self.gets.joined.one();
+                }
+                let landing = flight.landing().await;
+                if !(joined && is_others_limit(&landing)) {
+                    return landing;
                 }
             }
         };
@@ -133,13 +141,14 @@ impl<V: Value> Inner<V> {
             (_, Asked::Found(found)) => return Ok(found),
             (key, Asked::Flight { flight, joined }) => (key, flight, joined),
         };
+        self.gets.joined.add(u64::from(joined));
         let started = self.now();
         let landing = tokio::time::timeout(limit, flight.landing()).await;
         let landing = landing.unwrap_or(Err(Error::Timeout { limit }));
         if joined && is_others_limit(&landing) {
             let left = limit.saturating_sub(self.now().since(started));
             // Whatever it waits for now, the caller's limit is the one that it was given.
-            return self.get_missing(key.as_ref(), left).await.map_err(|error| match error {
+            return self.get_missing(key.as_ref(), left, true).await.map_err(|error| match error {
                 Error::Timeout { .. } => Error::Timeout { limit },
                 other => other,
             });
@@ -157,14 +166,14 @@ impl<V: Value> Inner<V> {
         let route = view.route(key.hash);
         let kind = match route {
             Route::Load => Kind::Load,
-            Route::Fetch(_) => Kind::Fetch,
+            Route::Fetch(..) => Kind::Fetch,
         };
         match self.shards.look_or_join(key, view.place(key.hash), kind, self.now()) {
             Look::Found(found) => Ok(Asked::Found(found)),
             Look::Joined(flight) => {
-                self.gets.joined.one();
-                if inside.is_some() && kind == Kind::Load {
-                    self.pull_ahead(&flight);
+                if inside.is_some() {
+                    flight.hurry();
+                    self.pull_ahead(key);
                 }
                 Ok(Asked::Flight { flight, joined: true })
             }
@@ -172,7 +181,7 @@ impl<V: Value> Inner<V> {
                 let flight = Arc::clone(lead.flight());
                 match route {
                     Route::Load => departures.loads.push(lead),
-                    Route::Fetch(peer) => departures.fetches.entry(peer).or_default().push(lead),
+                    Route::Fetch(peer, role) => departures.fetches.entry((peer, role)).or_default().push(lead),
                 }
                 Ok(Asked::Flight { flight, joined: false })
             }
@@ -188,8 +197,8 @@ impl<V: Value> Inner<V> {
         }
         // Others may join the flight who wait for longer than this caller: it takes the longer of the two limits.
         let terms = Terms { limit: limit.max(self.config.timeout), outer: inside };
-        for (peer, leads) in fetches {
-            self.start_fetch(&view, peer, leads, &terms);
+        for ((peer, role), leads) in fetches {
+            self.start_fetch(&view, peer, role, leads, &terms);
         }
     }
 

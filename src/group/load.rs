@@ -13,11 +13,10 @@ use tracing::Instrument;
 use crate::clock;
 use crate::entry::Value;
 use crate::error::Error;
-use crate::flight::{Flight, Landing};
-use crate::key::{HashedKey, Key};
+use crate::flight::{Flight, Landed, Landing};
+use crate::key::{HashedKey, Key, KeyRef};
 use crate::loader::{Inside, LoadResult, panicked};
-use crate::shards::{Begin, Lead};
-use crate::store::Place;
+use crate::shards::{Begin, Kind, Lead, Look};
 use crate::tasks::Work;
 use crate::time::Moment;
 
@@ -27,23 +26,82 @@ use super::line::{Line, Queued};
 /// The permit of one call of the loader.
 struct Turn<V: Value> {
     group: Arc<Inner<V>>,
-    /// Whether the call came to its end. If not, the node is being cut short, and so is everything that waits.
+    /// Whether it was given out ahead of the line.
+    ahead: bool,
+    /// Whether the call came to its end.
     over: bool,
 }
 
 impl<V: Value> Drop for Turn<V> {
     fn drop(&mut self) {
-        self.group.line().queue.give_back();
-        if self.over {
+        let mut line = self.group.line();
+        if self.ahead {
+            line.queue.give_back_ahead();
+        } else {
+            line.queue.give_back();
+        }
+        if self.over || std::thread::panicking() {
+            drop(line);
             self.group.hand_out_turns();
         } else {
-            let doomed = self.group.line().queue.expire(Moment::NEVER);
+            // Dropped half-way: the node is cut short, or its runtime is gone. So is everything that waits.
+            let doomed = line.queue.abandon();
+            drop(line);
             drop(doomed);
         }
     }
 }
 
+/// What a look for a key that is to be loaded here led to.
+pub(super) enum Boarded<V: Value> {
+    Found(Landed<V>),
+    /// A load that somebody else started.
+    Joined(Arc<Flight<V>>),
+    /// A load that this look has started.
+    Led(Arc<Flight<V>>),
+}
+
+impl<V: Value> Boarded<V> {
+    /// What was found, or what the load brings. Dropping the future strands nobody.
+    pub(super) async fn landing(self) -> Landing<V> {
+        match self {
+            Self::Found(found) => Ok(found),
+            Self::Joined(flight) | Self::Led(flight) => flight.landing().await,
+        }
+    }
+}
+
 impl<V: Value> Inner<V> {
+    /// Looks for keys, joins their loads, or starts them: for whoever has to have them loaded here, whatever the placement says.
+    pub(super) fn board_loads<'a>(
+        self: &Arc<Self>,
+        keys: impl Iterator<Item = &'a HashedKey>,
+        outer: Option<&Arc<Inside>>,
+    ) -> Vec<Boarded<V>> {
+        let (view, now) = (self.context.peers.view_owned(), self.now());
+        let mut leads = Vec::new();
+        let boarded =
+            keys.map(|key| match self.shards.look_or_join(key.as_ref(), view.place(key.hash), Kind::Load, now) {
+                Look::Found(found) => Boarded::Found(found),
+                Look::Joined(flight) => {
+                    if outer.is_some() {
+                        self.pull_ahead(key.as_ref());
+                    }
+                    Boarded::Joined(flight)
+                }
+                Look::Lead(lead) => {
+                    let flight = Arc::clone(lead.flight());
+                    leads.push(lead);
+                    Boarded::Led(flight)
+                }
+            });
+        let boarded = boarded.collect();
+        if !leads.is_empty() {
+            self.start_loads(leads, outer);
+        }
+        boarded
+    }
+
     fn line(&self) -> MutexGuard<'_, Line<V>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,16 +127,24 @@ impl<V: Value> Inner<V> {
         self.watch_the_line();
     }
 
-    /// A loader waits for this flight. If it is in line, it leaves it and runs at once.
-    pub(super) fn pull_ahead(self: &Arc<Self>, flight: &Arc<Flight<V>>) {
-        let pulled = self.line().queue.pull(|load| Arc::ptr_eq(load.lead.flight(), flight));
+    /// A loader waits for this key. If its load is in line, it leaves the line and runs at once.
+    pub(super) fn pull_ahead(self: &Arc<Self>, key: KeyRef<'_>) {
+        let pulled = self.line().queue.pull(|load| {
+            let queued = load.lead.key();
+            queued.hash == key.hash && queued.key.as_bytes() == key.bytes
+        });
         self.run_at_once(pulled.into_iter().collect());
     }
 
     fn run_at_once(self: &Arc<Self>, mut loads: Vec<Queued<V>>) {
         while !loads.is_empty() {
             let rest = loads.split_off(loads.len().min(self.loader.per_call()));
-            self.context.tasks.work(Work::Load, Arc::clone(self).run(loads));
+            if self.line().queue.give_turn_ahead() {
+                let turn = Turn { group: Arc::clone(self), ahead: true, over: false };
+                self.context.tasks.work(Work::Load, turn.spend(Some(loads)));
+            } else {
+                self.land_busy(loads);
+            }
             loads = rest;
         }
     }
@@ -86,7 +152,7 @@ impl<V: Value> Inner<V> {
     /// Gives turns to what waits, as long as there are any.
     fn hand_out_turns(self: &Arc<Self>) {
         while self.line().queue.give_turn() {
-            let turn = Turn { group: Arc::clone(self), over: false };
+            let turn = Turn { group: Arc::clone(self), ahead: false, over: false };
             let taken = if self.loader.per_call() == 1 { Some(self.line().queue.take()) } else { None };
             self.context.tasks.work(Work::Load, turn.spend(taken));
         }
@@ -105,7 +171,10 @@ impl<V: Value> Inner<V> {
         self.context.tasks.service(async move {
             while let Some(until) = group.next_expiry() {
                 tokio::select! {
-                    () = group.context.tasks.stopping().cancelled() => return,
+                    () = group.context.tasks.stopping().cancelled() => {
+                        let doomed = group.line().queue.abandon();
+                        return drop(doomed);
+                    }
                     () = clock::sleep(until) => {}
                 }
                 let late = group.line().queue.expire(group.now());
@@ -158,7 +227,7 @@ impl<V: Value> Inner<V> {
     /// One call of the loader, and the landing of what it brought. Returns parked flights that may now begin.
     async fn load(&self, begun: Vec<Queued<V>>) -> Vec<Queued<V>> {
         let keys: Vec<HashedKey> = begun.iter().map(|load| load.lead.key().clone()).collect();
-        let outer = begun.iter().filter_map(|load| load.outer.clone()).collect();
+        let outer = distinct(begun.iter().filter_map(|load| load.outer.clone()));
         self.loads.started.add(keys.len() as u64);
         self.loads.calls.one();
         let born = self.now();
@@ -192,17 +261,9 @@ impl<V: Value> Inner<V> {
         vec![Err(error); count]
     }
 
-    /// Where to keep what was loaded here: as the placement says now, not as it did when the load began.
-    fn place_of_load(&self, key: &HashedKey) -> Place {
-        match self.context.peers.view().place(key.hash) {
-            // There is no room for copies. But a stand-in that kept nothing would load for every get.
-            Place::Hot if self.config.hot_share == 0.0 => Place::Main,
-            place => place,
-        }
-    }
-
     fn land_load(&self, lead: Lead<V>, result: Result<LoadResult<V>, Error>, born: Moment) -> Option<Queued<V>> {
-        let place = self.place_of_load(lead.key());
+        // As the placement says now, not as it did when the load began.
+        let place = self.context.peers.view().place(lead.key().hash);
         let settled =
             result.and_then(|loaded| loaded.map_err(Error::Load)).and_then(|loaded| self.settle(loaded, born, place));
         let (landing, keep): (Landing<V>, _) = match settled {
@@ -218,6 +279,17 @@ impl<V: Value> Inner<V> {
         self.loads.voided.add(u64::from(voided));
         next.map(|lead| Queued { lead, outer: None })
     }
+}
+
+/// Each of them once. (The loads of a batch have often been asked for from inside of the same one.)
+fn distinct(all: impl Iterator<Item = Arc<Inside>>) -> Vec<Arc<Inside>> {
+    let mut distinct: Vec<Arc<Inside>> = Vec::new();
+    for inside in all {
+        if !distinct.iter().any(|other| Arc::ptr_eq(other, &inside)) {
+            distinct.push(inside);
+        }
+    }
+    distinct
 }
 
 impl<V: Value> Turn<V> {

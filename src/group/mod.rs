@@ -23,6 +23,7 @@ use crate::entry::{Entry, Value};
 use crate::error::Error;
 use crate::flight::Landed;
 use crate::key::{AsKey, Key, KeyRef};
+use crate::loader::Loaded;
 use crate::message::Scope;
 use crate::removals::Receipt;
 use crate::stats::GroupStats;
@@ -111,15 +112,28 @@ impl<V: Value> Group<V> {
         self.inner.shards.peek(key, self.inner.now())
     }
 
-    /// Puts a value in the cache of the key's owner, with the group's time to live, and takes the key out of all others. If the owner does not take it
-    /// at once, it acts as a removal ([`Receipt::stored`]). The order of two inserts of one key is the owner's; to
+    /// Puts a value in the cache of the key's owner, and takes the key out of all others.
+    ///
+    /// If the owner does not take it at once, it acts as a removal ([`Receipt::stored`]). The order of two inserts of one key is the owner's; to
     /// make the cluster see a change, prefer [`remove`](Self::remove).
     ///
     /// # Errors
     /// If the key is too long, or the value has no encoding or too long a one; or the node is shut down. Nothing was changed then.
     pub fn insert(&self, key: &(impl AsKey + ?Sized), value: V) -> impl Future<Output = Result<Receipt, Error>> + Send {
+        self.insert_with(key, Loaded::value(value))
+    }
+
+    /// The same with what a loader could have returned: a value with a time to live of its own, or "there is none", which acts as a removal.
+    ///
+    /// # Errors
+    /// As [`insert`](Self::insert).
+    pub fn insert_with(
+        &self,
+        key: &(impl AsKey + ?Sized),
+        loaded: Loaded<V>,
+    ) -> impl Future<Output = Result<Receipt, Error>> + Send {
         let key = KeyRef::new(key.as_key()).check().map(KeyRef::to_owned);
-        async move { self.inner.insert(key?, value).await }
+        async move { self.inner.insert(key?, loaded).await }
     }
 
     /// Takes a key out of every cache of the cluster.

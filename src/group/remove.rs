@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -18,7 +19,7 @@ use crate::member::Member;
 use crate::message::{Ask, Insert, RemovalId, Remove, Reply, Scope};
 use crate::peers::{Peer, View};
 use crate::removals::{Receipt, Round, Told};
-use crate::store::Entry;
+use crate::store::{Entry, Place};
 use crate::tasks::Work;
 use crate::transport::CallError;
 use crate::wire;
@@ -51,12 +52,16 @@ impl<V: Value> Inner<V> {
     }
 
     /// Puts a value in its owner's cache, and takes the key out of all others. If the owner does not take it, it is a removal.
-    pub(super) async fn insert(self: &Arc<Self>, key: HashedKey, value: V) -> Result<Receipt, Error> {
+    pub(super) async fn insert(self: &Arc<Self>, key: HashedKey, loaded: Loaded<V>) -> Result<Receipt, Error> {
+        let Loaded { value: Some(value), time_to_live } = loaded else {
+            return self.remove(Scope::Keys(vec![key.key])).await;
+        };
         self.removals.inserts.one();
         // Encoded here, whoever owns the key: what could not be sent is refused by every node alike.
         let bytes = self.encode(&value)?;
         let group = Arc::clone(self);
-        self.in_a_task(async move { group.insert_round(key, value, bytes).await }).await
+        let loaded = Loaded { value: Some(value), time_to_live };
+        self.in_a_task(async move { group.insert_round(key, loaded, bytes).await }).await
     }
 
     /// Runs a round in a task of the node's, to its end, whatever becomes of the caller.
@@ -88,15 +93,15 @@ impl<V: Value> Inner<V> {
         self.receipt(&view, &id, false, told)
     }
 
-    async fn insert_round(&self, key: HashedKey, value: V, bytes: Bytes) -> Result<Receipt, Error> {
+    async fn insert_round(&self, key: HashedKey, loaded: Loaded<V>, bytes: Bytes) -> Result<Receipt, Error> {
         let view = self.context.peers.view_owned();
         let id = self.context.numbers.next();
         let owner = view.owner(key.hash);
         let mut round = Round::of_keys(std::slice::from_ref(&key.key), view.members().len(), |_| owner);
         let mut told = BTreeMap::new();
         let stored = match view.peer(owner) {
-            None => self.install(&key, Loaded::value(value))?,
-            Some(peer) => match self.send_insert(peer, &id, key, bytes).await {
+            None => self.install(&key, loaded)?,
+            Some(peer) => match self.send_insert(peer, &id, key, bytes, loaded.time_to_live).await {
                 Ok(stored) => stored,
                 Err(Unsent::Pending(why)) => {
                     told.insert(owner, Told::Pending { why });
@@ -115,11 +120,11 @@ impl<V: Value> Inner<V> {
         Ok(self.receipt(&view, &id, stored, told))
     }
 
-    /// Puts a value in this node's cache, as the key's owner.
+    /// Puts a value in this node's cache, if this node owns the key; says whether it was kept. To anybody else it is a removal.
     pub(super) fn install(&self, key: &HashedKey, loaded: Loaded<V>) -> Result<bool, Error> {
         let place = self.context.peers.view().place(key.hash);
         let (landed, keep) = self.settle(loaded, self.now(), place)?;
-        let Some(keep) = keep else {
+        let Some(keep) = keep.filter(|_| place == Place::Main) else {
             self.shards.remove(key.as_ref());
             return Ok(false);
         };
@@ -133,6 +138,7 @@ impl<V: Value> Inner<V> {
         id: &RemovalId,
         key: HashedKey,
         value: Bytes,
+        time_to_live: Option<Duration>,
     ) -> Result<bool, Unsent> {
         let ask = Ask::Insert(Insert {
             id: id.clone(),
@@ -140,7 +146,7 @@ impl<V: Value> Inner<V> {
             schema: self.config.schema,
             key: key.key,
             value,
-            time_to_live: None,
+            time_to_live,
         });
         // Given up when its time is over. Only drops are sent late: a late value could take the place of a newer one.
         let wait = self.config.removal_timeout;

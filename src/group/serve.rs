@@ -16,12 +16,11 @@ use crate::flight::{Landed, Landing};
 use crate::key::{HashedKey, Key};
 use crate::loader::{Inside, Loaded};
 use crate::message::{Answer, Copy, Outcome, Refusal, RefusalKind, Scope};
-use crate::shards::{Kind, Look};
 use crate::stats::{GroupStats, Tally};
-use crate::store::Place;
 use crate::time::Moment;
 
 use super::inner::Inner;
+use super::load::Boarded;
 use super::registry::Serve;
 
 /// The group as its node's registry holds it.
@@ -58,6 +57,8 @@ impl<V: Value> Inner<V> {
         nested: bool,
     ) -> Result<Vec<Answer>, Refusal> {
         let received = self.now();
+        // A client that names no limit gets the group's.
+        let time_limit = if time_limit.is_zero() { self.config.timeout } else { time_limit };
         let tallies: Vec<_> = keys.iter().map(|_| Tally::new(&self.served)).collect();
         let landings = self.serve_all(keys, time_limit, nested).await;
         let mut answers = Vec::with_capacity(landings.len());
@@ -71,7 +72,7 @@ impl<V: Value> Inner<V> {
                     outcome
                 }
                 // The load was cut short because this node shuts down: another node can do better.
-                Err(Error::Closed) => return Err(draining()),
+                Err(Error::Closed) if self.context.tasks.is_closed() => return Err(draining()),
                 Err(error) => {
                     tally.failed(&error);
                     Outcome::Failed(error)
@@ -84,37 +85,12 @@ impl<V: Value> Inner<V> {
 
     async fn serve_all(self: &Arc<Self>, keys: Vec<Key>, time_limit: Duration, nested: bool) -> Vec<Landing<V>> {
         let outer = nested.then(Inside::of_a_peer);
-        let mut leads = Vec::new();
-        let looks: Vec<_> = keys
-            .into_iter()
-            .map(|key| {
-                let key = HashedKey::new(key);
-                let place = self.context.peers.view().place(key.hash);
-                match self.shards.look_or_join(key.as_ref(), place, Kind::Load, self.now()) {
-                    Look::Found(found) => Ok(found),
-                    Look::Joined(flight) => {
-                        self.served.joined.one();
-                        if nested {
-                            self.pull_ahead(&flight);
-                        }
-                        Err(flight)
-                    }
-                    Look::Lead(lead) => {
-                        let flight = Arc::clone(lead.flight());
-                        leads.push(lead);
-                        Err(flight)
-                    }
-                }
-            })
-            .collect();
-        if !leads.is_empty() {
-            self.start_loads(leads, outer.as_ref());
-        }
-        let landings = looks.into_iter().map(async |look| match look {
-            Ok(found) => Ok(found),
-            Err(flight) => tokio::time::timeout(time_limit, flight.landing())
-                .await
-                .unwrap_or(Err(Error::Timeout { limit: time_limit })),
+        let keys: Vec<_> = keys.into_iter().map(HashedKey::new).collect();
+        let boarded = self.board_loads(keys.iter(), outer.as_ref());
+        self.served.joined.add(boarded.iter().filter(|boarded| matches!(boarded, Boarded::Joined(_))).count() as u64);
+        let landings = boarded.into_iter().map(async |boarded| {
+            let landing = tokio::time::timeout(time_limit, boarded.landing()).await;
+            landing.unwrap_or(Err(Error::Timeout { limit: time_limit }))
         });
         join_all(landings).await
     }
@@ -148,10 +124,6 @@ impl<V: Value> Inner<V> {
         value: &Bytes,
         time_to_live: Option<Duration>,
     ) -> Result<bool, Refusal> {
-        if self.context.peers.view().place(key.hash) != Place::Main {
-            self.shards.remove(key.as_ref());
-            return Ok(false);
-        }
         // Copied, because a slice would keep the whole message that it came in alive.
         let (value, _) = self
             .decode(Bytes::copy_from_slice(value))

@@ -31,8 +31,9 @@ pub(crate) use server::serve;
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
-/// How many requests of one connection a server works on at a time. More wait at the client.
-const CONCURRENT_STREAMS: u32 = 1024;
+/// How many requests of one connection a server works on at a time. More wait at the client, behind whatever is slow: so it is more
+/// than a group lets wait for its loads, and a peer that asks for too much is told that the group is busy.
+const CONCURRENT_STREAMS: u32 = 16_384;
 
 /// What both ends of the gRPC transport go by.
 #[derive(Clone, Debug)]

@@ -46,7 +46,7 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(50);
 /// | `http2_keepalive_interval`, `http2_keepalive_timeout` | 1 s each | peers that vanished are noticed in about two seconds |
 /// | `initial_stream_window_size` | 2 MiB | large values do not wait for a round trip per 64 KiB |
 /// | `initial_connection_window_size` | 8 MiB | one large value does not hold up the others |
-/// | `max_concurrent_streams` | 1024 | what a peer asks at once; the rest waits on its side |
+/// | `max_concurrent_streams` | 16,384 | what a peer asks at once; the rest waits on its side, behind whatever is slow |
 /// | `timeout`, `concurrency_limit_per_connection` | unset | loads have limits of their own, and a slow load should not block hits |
 #[derive(Clone)]
 pub struct PeerService {

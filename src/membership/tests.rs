@@ -111,10 +111,11 @@ fn a_weight_is_1_to_65536() {
 
 #[test]
 fn an_address_is_a_host_and_a_port() {
-    for address in ["10.0.0.1:7400", "cache-0.cache:1", "[::1]:65535", "[2001:db8::7]:80", "größe.example:7400"] {
+    for address in ["10.0.0.1:7400", "cache-0.cache:1", "[::1]:65535", "[2001:db8::7]:80", "xn--gre-dlae.example:7400"]
+    {
         assert_eq!(check_member(&Member::new(address)), Ok(()), "{address}");
     }
-    let others = "a : :7400 a: a:0 a:65536 a:+1 a:-1 a/b:1 http://a:1 u@a:1 ::1:7400 a:b:1 []:1 [a]:1 [::1:1 ::1]:1 [::1] [::1]1";
+    let others = "a : :7400 a: a:0 a:65536 a:+1 a:-1 a/b:1 http://a:1 u@a:1 ::1:7400 a:b:1 []:1 [a]:1 [::1:1 ::1]:1 [::1] [::1]1 größe.example:7400";
     for address in others.split(' ').chain(["", "a:1 ", " a:1", "a b:1", "a\0:1"]) {
         let error = ConfigError::InvalidAddress { address: address.into() };
         assert_eq!(check_member(&Member::new(address).named("n")), Err(error), "{address:?}");

@@ -1,5 +1,6 @@
 //! Starting a node: its name, its options, its peers, its listener.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,15 @@ pub struct NodeBuilder {
     config: NodeConfig,
     #[cfg(feature = "test-util")]
     network: Option<MemoryNetwork>,
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("address", &self.address)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What was said about peers.

@@ -133,10 +133,9 @@ impl Core {
 
     /// The same without waiting: for when the last handle is dropped.
     pub(super) fn shutdown_aside(self: &Arc<Self>) {
-        if !self.tasks().close() {
-            return;
-        }
-        // Without a runtime there are no tasks to end.
+        // From here on, and not only once the task below has begun. A shutdown that has been begun may have been dropped half-way: it is
+        // carried on here, and if it was not, joining what has ended costs nothing. Without a runtime there are no tasks to end.
+        self.tasks().close();
         if let Ok(runtime) = self.tasks().runtime() {
             let core = Arc::clone(self);
             runtime.spawn(async move { core.shutdown(DROP_LIMIT).await });

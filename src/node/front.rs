@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use tokio::sync::SetOnce;
 
 use crate::group::Serve;
+use crate::key::Key;
 use crate::member::NodeName;
 use crate::message::{Answer, Ask, GetTerms, Hello, Insert, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::transport::Handler;
@@ -49,14 +50,15 @@ impl Front {
             self.check_sender(sender)?;
             self.core.context.peers.inbound(&sender.name);
         }
+        let is_node = request.sender.is_some();
         match request.ask {
             Ask::Hello(hello) => self.hello(&hello).map(Reply::Hello),
             Ask::Get(get) => {
-                let answers = self.get(&get.terms, vec![get.key]).await?;
+                let answers = self.get(is_node, &get.terms, vec![get.key]).await?;
                 let answer = answers.into_iter().next();
                 answer.map(Reply::Get).ok_or_else(|| Refusal::new(RefusalKind::Invalid, "there is no answer"))
             }
-            Ask::GetMany(get) => self.get(&get.terms, get.keys).await.map(Reply::GetMany),
+            Ask::GetMany(get) => self.get(is_node, &get.terms, get.keys).await.map(Reply::GetMany),
             Ask::Remove(remove) => {
                 // A group that this node does not have (yet) has nothing to drop here: acknowledged all the same.
                 if let Some(group) = self.core.registry.find(&remove.group) {
@@ -98,10 +100,15 @@ impl Front {
         Ok(peers.hello())
     }
 
-    async fn get(&self, terms: &GetTerms, keys: Vec<crate::key::Key>) -> Result<Vec<Answer>, Refusal> {
+    async fn get(&self, is_node: bool, terms: &GetTerms, keys: Vec<Key>) -> Result<Vec<Answer>, Refusal> {
         self.check_open()?;
+        let mut distinct = HashSet::with_capacity(keys.len());
+        if !keys.iter().all(|key| distinct.insert(key)) {
+            return Err(Refusal::new(RefusalKind::Invalid, "a key is asked for twice in one request"));
+        }
         let group = self.group(&terms.group, terms.schema)?;
-        group.serve(keys, terms.time_limit, terms.nested).await
+        // A client that is no node is not waited for by a load of this cluster: it stands in line as others do.
+        group.serve(keys, terms.time_limit, terms.nested && is_node).await
     }
 
     fn insert(&self, insert: Insert) -> Result<bool, Refusal> {

@@ -63,7 +63,8 @@ async fn connect(peers: &Peers, peer: &Arc<Peer>) -> Option<Arc<dyn Connection>>
 
 /// Stays with a connection until it is lost; says hello when there is news, and now and then.
 async fn attend(peers: &Peers, peer: &Arc<Peer>, connection: Arc<dyn Connection>) {
-    let mut told = peers.view().members().fingerprint();
+    // The first hello, in `connect`, may have told an older membership than this: telling it again costs one message.
+    let mut told = None;
     while peer.uses(&connection) {
         let now = peers.clock.now();
         let view = peers.view_owned();
@@ -78,7 +79,7 @@ async fn attend(peers: &Peers, peer: &Arc<Peer>, connection: Arc<dyn Connection>
             () = clock::sleep(until_retry.unwrap_or(usual)) => true,
             () = peer.news() => peer.retry_at().is_some_and(|at| at <= peers.clock.now()),
         };
-        let fingerprint = peers.view().members().fingerprint();
+        let fingerprint = Some(peers.view().members().fingerprint());
         if due || fingerprint != told {
             told = fingerprint;
             tokio::select! {

@@ -172,9 +172,9 @@ impl Peers {
             return Ok(());
         }
         let placement = self.place(&old, &members).await?;
-        let is_same =
-            |peer: &Peer, member: &Member| peer.name() == member.name() && peer.member().address() == member.address();
-        let kept = |member: &Member| old.peers().find(|peer| is_same(peer, member)).cloned();
+        let kept = |member: &Member| {
+            old.peer_named(member.name()).filter(|peer| peer.member().address() == member.address()).cloned()
+        };
         let peers: Vec<_> = members
             .iter()
             .map(|member| {
@@ -202,7 +202,8 @@ impl Peers {
 
     /// Ends what the new view no longer has, starts what it has newly, and lets the rest know that the membership has changed.
     fn change_connections(self: &Arc<Self>, old: &View, new: &View) {
-        let is_in = |view: &View, peer: &Arc<Peer>| view.peers().any(|other| Arc::ptr_eq(other, peer));
+        let is_in =
+            |view: &View, peer: &Arc<Peer>| view.peer_named(peer.name()).is_some_and(|it| Arc::ptr_eq(it, peer));
         for gone in old.peers().filter(|peer| !is_in(new, peer)) {
             gone.leave();
         }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::{Notify, SetOnce};
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +37,7 @@ pub struct PeerStats {
     pub latency: Option<Duration>,
     /// Requests that were sent to it.
     pub requests: u64,
-    /// Requests that it was lost on.
+    /// How often a connection to it was lost.
     pub failures: u64,
     /// The fingerprint of the membership that it goes by, as it last said.
     pub fingerprint: Option<u64>,
@@ -111,7 +112,9 @@ impl Peer {
         let outcome = connection.call(request).await;
         match &outcome {
             Ok(reply) => self.answered(reply, self.clock.now().since(sent)),
-            Err(CallError::Unreachable(why)) => self.lost(&connection, &why.0),
+            // A single request can be lost on a connection that lives (a stream that was reset): that says nothing of the next.
+            Err(CallError::Unreachable(why)) if is_closed(&connection) => self.lost(&connection, &why.0),
+            Err(CallError::Unreachable(_)) => {}
             Err(CallError::Refused(refusal)) => match refusal.kind {
                 RefusalKind::Draining => self.change(Health::on_draining),
                 RefusalKind::WrongCluster | RefusalKind::Version => {
@@ -225,6 +228,9 @@ impl Peer {
         }
         if hello.draining {
             self.draining();
+        } else if self.line().health.state() == PeerState::Draining {
+            // It is back, or another run of it: our own hello on a new connection will tell.
+            self.change(|health, now| health.on_failure(now, 0.0, "it was shutting down, and is back"));
         }
     }
 
@@ -302,6 +308,10 @@ impl Peer {
         // Nothing that can panic runs under this lock.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_closed(connection: &Arc<dyn Connection>) -> bool {
+    connection.closed().now_or_never().is_some()
 }
 
 fn describe(state: &PeerState) -> String {

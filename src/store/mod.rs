@@ -106,6 +106,11 @@ impl<V> Store<V> {
         }
     }
 
+    /// Whether a list could hold the entry, if it held nothing else.
+    pub(crate) fn fits(&self, key: KeyRef<'_>, entry: &Entry<V>, place: Place) -> bool {
+        cost(key.bytes, entry) <= self.limit(place)
+    }
+
     /// The fresh entry for `key`, which becomes the most recently used of its list.
     ///
     /// One that lies in the other list moves to `place` first. If it is too large for hot's whole share, it stays in

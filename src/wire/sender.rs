@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use crate::member::NodeName;
 use crate::message::{Hello, Incarnation, Refusal, Sender, Versions};
+use crate::placement::MAX_MEMBERS;
 
-use super::parts::{check_count, invalid, name_in, too_long};
+use super::parts::{invalid, name_in, too_long};
 use super::proto;
 
 impl From<&Sender> for proto::Sender {
@@ -59,7 +60,10 @@ impl TryFrom<proto::Hello> for Hello {
 
     fn try_from(message: proto::Hello) -> Result<Self, Refusal> {
         let sender = sender_in(message.sender)?.ok_or_else(|| invalid("the hello says not who sends it"))?;
-        check_count("members", message.members.len())?;
+        let count = message.members.len();
+        if count > MAX_MEMBERS {
+            return Err(invalid(format!("{count} members are listed: a cluster has at most {MAX_MEMBERS}")));
+        }
         let members = message.members.iter().map(|member| Ok((name_in(&member.name)?, member.weight)));
         Ok(Self {
             sender,
