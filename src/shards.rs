@@ -23,6 +23,9 @@ const FETCHES_OF_A_KEY: usize = usize::MAX;
 
 /// A shard is not made smaller than this for the sake of more shards: its size limits the largest entry that is kept.
 const SMALLEST_SHARD: usize = 4 << 20;
+/// But for a small group, which has a few all the same: so that no lock is shared by all keys.
+const FEW_SHARDS: usize = 4;
+const SMALLEST_OF_FEW: usize = 64 << 10;
 /// So many shards for each core, that two threads seldom want the same one.
 const SHARDS_PER_CORE: usize = 4;
 
@@ -105,7 +108,8 @@ impl<V: Value> Shards<V> {
     /// Shards for `capacity` bytes, of which hot entries may take `hot_share`. `random` gives the seeds of this process.
     pub(crate) fn new(capacity: usize, hot_share: f64, random: impl Fn() -> u64) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let affordable = (capacity / SMALLEST_SHARD).max(1);
+        let few = (capacity / SMALLEST_OF_FEW).clamp(1, FEW_SHARDS);
+        let affordable = (capacity / SMALLEST_SHARD).max(few);
         // The largest power of two that is affordable, so that a shard is picked by a mask.
         let count = (cores * SHARDS_PER_CORE).next_power_of_two().min(1 << affordable.ilog2());
         let budget = capacity / count;

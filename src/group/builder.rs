@@ -129,7 +129,7 @@ impl<C, L> GroupBuilder<C, L> {
 
     /// The most that the group's cache takes on this node, in bytes: keys, values and bookkeeping. Default: 64 MiB; at least 4 KiB.
     /// It is never exceeded, and split over shards: an entry larger than a shard
-    /// ([`CacheUsage::max_entry_bytes`](crate::CacheUsage::max_entry_bytes), by default at least 4 MiB) is handed out but not kept.
+    /// ([`CacheUsage::max_entry_bytes`](crate::CacheUsage::max_entry_bytes): a quarter of the capacity or at least 4 MiB) is handed out but not kept.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.config.capacity = bytes;
         self

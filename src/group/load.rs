@@ -15,7 +15,7 @@ use crate::entry::Value;
 use crate::error::Error;
 use crate::flight::{Flight, Landed, Landing};
 use crate::key::{HashedKey, Key, KeyRef};
-use crate::loader::{Inside, LoadResult, panicked};
+use crate::loader::{Inside, Loaded, panicked};
 use crate::shards::{Begin, Kind, Lead, Look};
 use crate::tasks::Work;
 use crate::time::Moment;
@@ -246,7 +246,7 @@ impl<V: Value> Inner<V> {
         landed.filter_map(|(load, result)| self.land_load(load.lead, result, born)).collect()
     }
 
-    async fn call_loader(&self, keys: Vec<HashedKey>, outer: Vec<Arc<Inside>>) -> Vec<Result<LoadResult<V>, Error>> {
+    async fn call_loader(&self, keys: Vec<HashedKey>, outer: Vec<Arc<Inside>>) -> Vec<Result<Loaded<V>, Error>> {
         let count = keys.len();
         let plain: Vec<Key> = keys.iter().map(|key| key.key.clone()).collect();
         let inside = Arc::new(Inside { group: self.id, keys, outer });
@@ -254,18 +254,17 @@ impl<V: Value> Inner<V> {
         // A load does not panic, but what is dropped at its limit may.
         let call = async move { tokio::time::timeout(limit, inside.scope(self.loader.load(plain))).await };
         let error = match AssertUnwindSafe(call).catch_unwind().await {
-            Ok(Ok(results)) => return results.into_iter().map(Ok).collect(),
+            Ok(Ok(results)) => return results.into_iter().map(|result| result.map_err(Error::Load)).collect(),
             Ok(Err(_)) => Error::LoadTimeout { limit },
             Err(panic) => Error::Load(panicked(&*panic)),
         };
-        vec![Err(error); count]
+        (0..count).map(|_| Err(error.clone())).collect()
     }
 
-    fn land_load(&self, lead: Lead<V>, result: Result<LoadResult<V>, Error>, born: Moment) -> Option<Queued<V>> {
+    fn land_load(&self, lead: Lead<V>, result: Result<Loaded<V>, Error>, born: Moment) -> Option<Queued<V>> {
         // As the placement says now, not as it did when the load began.
         let place = self.context.peers.view().place(lead.key().hash);
-        let settled =
-            result.and_then(|loaded| loaded.map_err(Error::Load)).and_then(|loaded| self.settle(loaded, born, place));
+        let settled = result.and_then(|loaded| self.settle(loaded, born, place));
         let (landing, keep): (Landing<V>, _) = match settled {
             Ok((landed, keep)) => (Ok(landed), keep),
             Err(error) => (Err(error), None),

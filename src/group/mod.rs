@@ -93,7 +93,9 @@ impl<V: Value> Group<V> {
         }
     }
 
-    /// The values of many keys, in the order of the keys, each with its own error. One message goes to each node that owns some of them.
+    /// The values of many keys, in the order of the keys, each with its own error. One message goes to each node that owns some of them, and is
+    /// answered when the slowest of its keys is. More misses at once than the group lets wait for their loads
+    /// ([`max_queued_loads`](GroupBuilder::max_queued_loads)) get [`Error::Busy`].
     pub fn get_many<K: AsKey>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -139,8 +141,8 @@ impl<V: Value> Group<V> {
     /// Takes a key out of every cache of the cluster.
     ///
     /// When the receipt says [`everywhere`](Receipt::everywhere), no get that starts later, on any node, returns a value whose load began
-    /// before this call, provided that all nodes list the same members and reach the key's owner meanwhile. (A node that is cut off from the owner,
-    /// and not from this node, may ask a stand-in that has not been told yet, and keep what it gets until its life ends.)
+    /// before this call, provided that all nodes list the same members and none holds the key's owner for unreachable meanwhile. (It would ask a
+    /// stand-in that may not have been told yet, and could keep what it gets until its life ends.)
     ///
     /// It returns within twice the group's `removal_timeout`. Nodes that cannot be reached are pending in the receipt. Remove after
     /// the change is committed at the source.
