@@ -23,31 +23,32 @@ use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
-use super::{CONNECTION_WINDOW, GrpcOptions, STREAM_WINDOW, call_error_of};
+use super::{CONNECTION_WINDOW, STREAM_WINDOW, call_error_of};
+use crate::config::NodeConfig;
 use crate::message::{Reply, Request};
 use crate::transport::{CallError, Connection, Transport, Unreachable};
 use crate::wire::proto::GetManyRequest;
 use crate::wire::proto::peerage_client::PeerageClient;
-use crate::wire::{Gathering, WireRequest, check_size};
+use crate::wire::{self, Gathering, WireRequest, check_size};
 
 /// Connects to peers over TCP.
 #[derive(Clone, Debug)]
 pub(crate) struct GrpcTransport {
-    options: GrpcOptions,
+    config: NodeConfig,
 }
 
 impl GrpcTransport {
-    pub(crate) fn new(options: GrpcOptions) -> Self {
-        Self { options }
+    pub(crate) fn new(config: NodeConfig) -> Self {
+        Self { config }
     }
 }
 
 impl Transport for GrpcTransport {
     fn connect(&self, address: Arc<str>) -> BoxFuture<'static, Result<Arc<dyn Connection>, Unreachable>> {
-        let options = self.options.clone();
+        let config = self.config.clone();
         Box::pin(async move {
-            let limit = options.connect_timeout;
-            match tokio::time::timeout(limit, GrpcConnection::open(&address, &options)).await {
+            let limit = config.connect_timeout;
+            match tokio::time::timeout(limit, GrpcConnection::open(&address, &config)).await {
                 Ok(Ok(connection)) => Ok(Arc::new(connection) as Arc<dyn Connection>),
                 Ok(Err(error)) => Err(Unreachable::new(format!("cannot connect to {address}: {error}"))),
                 Err(_) => Err(Unreachable::new(format!("no connection to {address} within {limit:?}"))),
@@ -73,26 +74,26 @@ struct Signs {
 }
 
 impl GrpcConnection {
-    async fn open(address: &str, options: &GrpcOptions) -> Result<Self, tonic::codegen::StdError> {
-        let endpoint = endpoint(address, options)?;
+    async fn open(address: &str, config: &NodeConfig) -> Result<Self, tonic::codegen::StdError> {
+        let endpoint = endpoint(address, config)?;
         let tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let signs = Signs::default();
         let stream = Stream { tcp, signs: signs.clone() };
         let channel = endpoint.connect_with_connector(OneStream(Some(stream))).await?;
         signs.wait_for_greeting().await?;
-        let message_limit = options.message_limit();
+        let message_limit = wire::message_limit(config.max_value_bytes);
         let client = PeerageClient::new(channel).max_decoding_message_size(message_limit);
         Ok(Self { client, message_limit, signs })
     }
 }
 
-fn endpoint(address: &str, options: &GrpcOptions) -> Result<Endpoint, tonic::transport::Error> {
+fn endpoint(address: &str, config: &NodeConfig) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_keep_alive_interval(options.keep_alive_interval)
-        .keep_alive_timeout(options.keep_alive_timeout)
+        .http2_keep_alive_interval(config.keep_alive_interval)
+        .keep_alive_timeout(config.keep_alive_timeout)
         .keep_alive_while_idle(true))
 }
 

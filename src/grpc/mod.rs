@@ -1,6 +1,6 @@
 //! The gRPC transport: what its two ends have in common, and the service that an application can mount.
 //!
-//! `client.rs` opens connections and asks, `server.rs` answers; here are the options of both, and how a refusal becomes a
+//! `client.rs` opens connections and asks, `server.rs` answers; here is what both go by, and how a refusal becomes a
 //! gRPC status and a status a `CallError`. tonic's types stay in this room.
 //!
 //! What must hold: a status that the peer meant to send is a refusal with its kind, and everything that tells of a lost
@@ -13,7 +13,6 @@ mod server;
 mod tests;
 
 use std::error::Error as _;
-use std::time::Duration;
 
 use prost::Message;
 use tonic::{Code, Status};
@@ -34,37 +33,6 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// How many requests of one connection a server works on at a time. More wait at the client, behind whatever is slow: so it is more
 /// than a group lets wait for its loads, and a peer that asks for too much is told that the group is busy.
 const CONCURRENT_STREAMS: u32 = 16_384;
-
-/// What both ends of the gRPC transport go by.
-#[derive(Clone, Debug)]
-pub(crate) struct GrpcOptions {
-    /// How long a connect may take, up to the peer's first bytes of HTTP/2.
-    pub(crate) connect_timeout: Duration,
-    /// How often a connection is pinged, also while it is idle.
-    pub(crate) keep_alive_interval: Duration,
-    /// How long a ping may stay unanswered before the connection counts as lost.
-    pub(crate) keep_alive_timeout: Duration,
-    /// The size of the largest value. Requests of many keys need no more than this: see [`wire::message_limit`].
-    pub(crate) max_value_bytes: usize,
-}
-
-impl Default for GrpcOptions {
-    /// Silence is noticed within two seconds.
-    fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(1),
-            keep_alive_interval: Duration::from_secs(1),
-            keep_alive_timeout: Duration::from_secs(1),
-            max_value_bytes: 16 << 20,
-        }
-    }
-}
-
-impl GrpcOptions {
-    fn message_limit(&self) -> usize {
-        wire::message_limit(self.max_value_bytes)
-    }
-}
 
 /// The status that tells a client of a refusal. Its code and message are for any client; ours read the details.
 fn status_of(refusal: &Refusal) -> Status {

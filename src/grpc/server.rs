@@ -25,8 +25,9 @@ use tonic::transport::Server;
 use tonic::{Response, Status};
 use tower_service::Service;
 
-use super::{CONCURRENT_STREAMS, CONNECTION_WINDOW, GrpcOptions, STREAM_WINDOW, status_of};
+use super::{CONCURRENT_STREAMS, CONNECTION_WINDOW, STREAM_WINDOW, status_of};
 use crate::clock;
+use crate::config::NodeConfig;
 use crate::message::{Refusal, Reply, Request};
 use crate::transport::Handler;
 use crate::wire::proto::peerage_server::{Peerage, PeerageServer};
@@ -54,8 +55,8 @@ pub struct PeerService {
 }
 
 impl PeerService {
-    pub(crate) fn new(handler: Arc<dyn Handler>, options: &GrpcOptions) -> Self {
-        let limit = options.message_limit();
+    pub(crate) fn new(handler: Arc<dyn Handler>, config: &NodeConfig) -> Self {
+        let limit = wire::message_limit(config.max_value_bytes);
         let server = PeerageServer::new(Answering { handler, limit }).max_decoding_message_size(limit);
         Self { server }
     }
@@ -176,12 +177,12 @@ fn mismatch() -> Status {
 pub(crate) async fn serve(
     listener: TcpListener,
     service: PeerService,
-    options: GrpcOptions,
+    config: NodeConfig,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     Server::builder()
-        .http2_keepalive_interval(Some(options.keep_alive_interval))
-        .http2_keepalive_timeout(Some(options.keep_alive_timeout))
+        .http2_keepalive_interval(Some(config.keep_alive_interval))
+        .http2_keepalive_timeout(Some(config.keep_alive_timeout))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(CONCURRENT_STREAMS)

@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::{GrpcOptions, GrpcTransport, PeerService, call_error_of, serve, status_of};
+use super::{GrpcTransport, PeerService, call_error_of, serve, status_of};
 use crate::clock::sleep;
+use crate::config::NodeConfig;
 use crate::error::{CodecError, Error, LoadError};
 use crate::key::Key;
 use crate::memory::{ListenGuard, MemoryNetwork};
@@ -383,7 +384,7 @@ fn a_status_is_a_refusal_only_if_the_peer_meant_it() {
 // The two networks.
 
 enum Net {
-    Grpc(GrpcOptions),
+    Grpc(NodeConfig),
     Memory(MemoryNetwork),
 }
 
@@ -402,7 +403,7 @@ const CALLER: &str = "caller:1";
 
 impl Net {
     fn grpc() -> Self {
-        Self::Grpc(GrpcOptions::default())
+        Self::Grpc(NodeConfig::default())
     }
 
     fn memory() -> Self {
@@ -411,7 +412,7 @@ impl Net {
 
     fn with_max_value_bytes(self, max_value_bytes: usize) -> Self {
         match self {
-            Self::Grpc(options) => Self::Grpc(GrpcOptions { max_value_bytes, ..options }),
+            Self::Grpc(options) => Self::Grpc(NodeConfig { max_value_bytes, ..options }),
             Self::Memory(_) => Self::Memory(MemoryNetwork::with_max_value_bytes(max_value_bytes)),
         }
     }
@@ -420,7 +421,7 @@ impl Net {
     fn with_short_limits(self) -> Self {
         let (keep_alive_interval, keep_alive_timeout) = (Duration::from_millis(100), Duration::from_millis(300));
         match self {
-            Self::Grpc(options) => Self::Grpc(GrpcOptions { keep_alive_interval, keep_alive_timeout, ..options }),
+            Self::Grpc(options) => Self::Grpc(NodeConfig { keep_alive_interval, keep_alive_timeout, ..options }),
             memory @ Self::Memory(_) => memory,
         }
     }
@@ -451,7 +452,7 @@ impl Net {
     }
 }
 
-async fn serve_grpc(handler: Arc<dyn Handler>, options: &GrpcOptions) -> Running {
+async fn serve_grpc(handler: Arc<dyn Handler>, options: &NodeConfig) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let own = listener.local_addr().expect("bound");
     let (shutdown, options) = (CancellationToken::new(), options.clone());

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::config::NodeConfig;
 use crate::error::{ConfigError, StartError};
-use crate::grpc::{self, GrpcOptions, GrpcTransport, PeerService};
+use crate::grpc::{self, GrpcTransport, PeerService};
 use crate::member::Member;
 use crate::membership::{Members, check_member};
 #[cfg(feature = "test-util")]
@@ -153,15 +153,15 @@ impl NodeBuilder {
         let listener = TcpListener::bind(bind).await.map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
         let own = self.own(Some(port))?;
-        let options = self.grpc_options();
-        let core = self.core(own, Arc::new(GrpcTransport::new(options.clone())))?;
+        let config = self.config.clone();
+        let core = self.core(own, Arc::new(GrpcTransport::new(config.clone())))?;
         let members = self.members(&core)?;
-        let service = PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &options);
+        let service = PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &config);
         let node = Self::join(core, members).await?;
         // Peers that called since the bind are answered from here on: by a node that knows its members.
         let stopping = node.core.tasks().stopping().clone();
         node.core.tasks().service(async move {
-            if let Err(error) = grpc::serve(listener, service, options, stopping).await {
+            if let Err(error) = grpc::serve(listener, service, config, stopping).await {
                 tracing::error!(%error, "the listener ended");
             }
         });
@@ -176,10 +176,10 @@ impl NodeBuilder {
     pub async fn mount(self) -> Result<(Node, PeerService), StartError> {
         self.check()?;
         let own = self.own(None)?;
-        let options = self.grpc_options();
-        let core = self.core(own, Arc::new(GrpcTransport::new(options.clone())))?;
+        let config = self.config.clone();
+        let core = self.core(own, Arc::new(GrpcTransport::new(config.clone())))?;
         let members = self.members(&core)?;
-        let service = PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &options);
+        let service = PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &config);
         Ok((Self::join(core, members).await?, service))
     }
 
@@ -248,15 +248,5 @@ impl NodeBuilder {
         let core = Core::new(own, self.config.clone(), Some(transport));
         core.tasks().runtime().map_err(|_| StartError::NoRuntime)?;
         Ok(core)
-    }
-
-    fn grpc_options(&self) -> GrpcOptions {
-        let config = &self.config;
-        GrpcOptions {
-            connect_timeout: config.connect_timeout,
-            keep_alive_interval: config.keep_alive_interval,
-            keep_alive_timeout: config.keep_alive_timeout,
-            max_value_bytes: config.max_value_bytes,
-        }
     }
 }
