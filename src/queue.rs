@@ -126,6 +126,9 @@ impl<T> Queue<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn queue(turns: usize, per_turn: usize, waiting: usize) -> Queue<u32> {
@@ -239,5 +242,162 @@ mod tests {
         assert_eq!(queue.pull(|load| *load == 2), Some(2));
         assert_eq!(queue.pull(|load| *load == 2), None);
         assert_eq!(queue.len(), 2);
+    }
+
+    /// What may be done to a queue.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Push,
+        GiveTurn,
+        Take,
+        GiveBack,
+        GiveTurnAhead,
+        GiveBackAhead,
+        Pull(u32),
+        Wait(u64),
+        Abandon,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => Just(Step::Push),
+            5 => Just(Step::GiveTurn),
+            5 => Just(Step::Take),
+            3 => Just(Step::GiveBack),
+            2 => Just(Step::GiveTurnAhead),
+            1 => Just(Step::GiveBackAhead),
+            1 => (1..5_u32).prop_map(Step::Pull),
+            1 => (0..700_u64).prop_map(Step::Wait),
+            1 => Just(Step::Abandon),
+        ]
+    }
+
+    /// A queue, and what must be in it and out of it.
+    struct Pair {
+        queue: Queue<u32>,
+        limits: Limits,
+        /// In order, with when each came.
+        waiting: Vec<(u32, Moment)>,
+        now: Duration,
+        pushed: u32,
+        /// Turns that have been given and have not taken yet, and all that are out.
+        untaken: usize,
+        turns: usize,
+        ahead: usize,
+    }
+
+    impl Pair {
+        fn new(limits: Limits) -> Self {
+            let (queue, waiting) = (Queue::new(limits), Vec::new());
+            Self { queue, limits, waiting, now: Duration::ZERO, pushed: 0, untaken: 0, turns: 0, ahead: 0 }
+        }
+
+        /// The first so many of the model's line.
+        fn first(&mut self, count: usize) -> Vec<u32> {
+            self.waiting.drain(..count).map(|(load, _)| load).collect()
+        }
+
+        fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
+            let now = Moment::after_start(self.now);
+            match step {
+                Step::Push => {
+                    self.pushed += 1;
+                    let refused = self.queue.push(self.pushed, now).err();
+                    prop_assert!(refused.is_none_or(|load| load == self.pushed));
+                    if refused.is_none() {
+                        self.waiting.push((self.pushed, now));
+                    } else {
+                        prop_assert!(self.waiting.len() >= self.limits.waiting, "there is room");
+                    }
+                }
+                Step::GiveTurn => {
+                    let free = self.turns < self.limits.turns;
+                    let given = self.queue.give_turn();
+                    prop_assert_eq!(given, free && !self.waiting.is_empty() && self.untaken == 0);
+                    self.turns += usize::from(given);
+                    self.untaken += usize::from(given);
+                }
+                Step::Take if self.untaken > 0 => {
+                    let taken = self.queue.take();
+                    prop_assert_eq!(taken, self.first(self.waiting.len().min(self.limits.per_turn)));
+                    self.untaken -= 1;
+                }
+                // A turn that is given back has taken, unless the line was abandoned with it.
+                Step::GiveBack if self.turns > self.untaken => {
+                    self.queue.give_back();
+                    self.turns -= 1;
+                }
+                Step::GiveTurnAhead => {
+                    let given = self.queue.give_turn_ahead();
+                    prop_assert_eq!(given, self.ahead < self.limits.waiting.max(self.limits.turns));
+                    self.ahead += usize::from(given);
+                }
+                Step::GiveBackAhead if self.ahead > 0 => {
+                    self.queue.give_back_ahead();
+                    self.ahead -= 1;
+                }
+                Step::Pull(of) => {
+                    let place = self.waiting.iter().position(|(load, _)| load % of == 0);
+                    let pulled = self.queue.pull(|load| load % of == 0);
+                    prop_assert_eq!(pulled, place.map(|place| self.waiting.remove(place).0));
+                }
+                Step::Wait(millis) => {
+                    self.now += Duration::from_millis(millis);
+                    let now = Moment::after_start(self.now);
+                    let late = self.waiting.iter().filter(|(_, came)| now.since(*came) >= self.limits.wait).count();
+                    prop_assert_eq!(self.queue.expire(now), self.first(late));
+                }
+                Step::Abandon => {
+                    prop_assert_eq!(self.queue.abandon(), self.first(self.waiting.len()));
+                    // The turn that gathers goes with the line.
+                    self.untaken = 0;
+                }
+                Step::Take | Step::GiveBack | Step::GiveBackAhead => {}
+            }
+            Ok(())
+        }
+
+        fn check(&self) -> Result<(), TestCaseError> {
+            prop_assert_eq!(self.queue.len(), self.waiting.len());
+            prop_assert_eq!(self.queue.turns_out(), self.turns + self.ahead);
+            prop_assert!(self.turns <= self.limits.turns);
+            prop_assert!(self.untaken <= 1, "one turn gathers at a time");
+            let most = self.limits.waiting + self.limits.turns * self.limits.per_turn;
+            prop_assert!(self.waiting.len() <= most, "{} wait", self.waiting.len());
+            let first = self.waiting.first().map(|(_, came)| *came + self.limits.wait);
+            prop_assert_eq!(self.queue.next_expiry(), first);
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
+
+        #[test]
+        fn turns_keep_to_their_limits_and_every_load_leaves_the_line_once_and_in_order(
+            turns in 1_usize..4, per_turn in 1_usize..5, waiting in 0_usize..8, steps in vec(step(), 0..120)
+        ) {
+            let mut pair = Pair::new(Limits { turns, per_turn, waiting, wait: Duration::from_secs(1) });
+            for step in steps {
+                pair.step(step)?;
+                pair.check()?;
+            }
+            // What is left leaves by the turns that are left.
+            pair.turns -= pair.untaken;
+            for _ in 0..pair.untaken {
+                let (taken, count) = (pair.queue.take(), pair.waiting.len().min(per_turn));
+                prop_assert_eq!(taken, pair.first(count));
+                pair.queue.give_back();
+            }
+            for _ in 0..pair.turns {
+                pair.queue.give_back();
+            }
+            while pair.queue.give_turn() {
+                let (taken, count) = (pair.queue.take(), pair.waiting.len().min(per_turn));
+                prop_assert_eq!(taken, pair.first(count));
+                pair.queue.give_back();
+            }
+            prop_assert_eq!((pair.waiting.len(), pair.queue.len(), pair.queue.turns_out()), (0, 0, pair.ahead));
+        }
     }
 }

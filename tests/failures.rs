@@ -238,6 +238,67 @@ async fn the_stand_in_that_fails_too_is_followed_by_a_load_of_ones_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_key_that_a_stand_in_is_asked_for_is_counted_also_when_the_owner_is_known_to_be_down() {
+    let cluster = Cluster::start(4).await;
+    let keys = cluster.keys_ranked(&[0, 1], 20);
+    cluster.cut_off(0);
+    cluster.until_down(0).await;
+    let group = &cluster.members[2].group;
+    for key in &keys[..10] {
+        group.get(key).await.unwrap();
+    }
+    assert!(group.get_many(&keys[10..]).await.iter().all(Result::is_ok));
+    let fetches = group.stats().fetches;
+    assert_eq!((fetches.stood_in, fetches.keys, fetches.messages, fetches.loaded_here), (20, 20, 11, 0));
+    assert!(keys.iter().all(|key| cluster.source.loads_on("node-2:1", key) == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_stand_in_is_asked_and_no_second_one_also_when_the_owner_is_known_to_be_down() {
+    let cluster = Cluster::start(4).await;
+    let key = &cluster.keys_ranked(&[0, 1, 2, 3], 1);
+    cluster.cut_off(0);
+    cluster.until_down(0).await;
+    // The stand-in is silent, and nobody knows it yet.
+    cluster.black_hole(1);
+    let took = ask_all(&cluster.members[3..], key).await;
+    assert!(took > Duration::from_secs(1) && took <= Duration::from_secs(2), "the stand-in was asked: {took:?}");
+    assert_eq!((cluster.source.loads_on("node-4:1", &key[0]), cluster.source.loads()), (1, 1));
+    let fetches = cluster.members[3].group.stats().fetches;
+    assert_eq!((fetches.stood_in, fetches.loaded_here), (1, 1));
+    assert_eq!(cluster.members[2].group.stats().served.total(), 0, "the third rank was not asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stand_in_keeps_what_is_too_large_for_its_share_of_copies() {
+    const SIZE: usize = 800 << 10;
+    let (network, source) = (MemoryNetwork::new(), Source::default());
+    let nodes = network.start(3).await.unwrap();
+    let build = |node: Node| {
+        let counted = source.loader(node.name().as_str());
+        let loader = move |key| {
+            let counted = counted(key);
+            async move { counted.await.map(|value| value + &" ".repeat(SIZE)) }
+        };
+        // One shard, of which copies may take half a mebibyte.
+        let group = node.group("g").capacity(4 << 20).loader(loader).build().unwrap();
+        Member { node, group }
+    };
+    let cluster = Cluster { network, members: nodes.into_iter().map(build).collect(), source: source.clone() };
+    cluster.until_whole().await;
+    let key = &cluster.keys_ranked(&[0, 1], 1)[0];
+    cluster.cut_off(0);
+    cluster.until_down(0).await;
+    for _ in 0..50 {
+        assert!(cluster.members[2].group.get(key).await.unwrap().len() > SIZE);
+    }
+    assert_eq!((source.loads_on("node-2:1", key), source.loads()), (1, 1));
+    // What was fetched, and not loaded, keeps to the share.
+    let cache = cluster.members[2].group.stats().cache;
+    assert_eq!((cache.main_entries, cache.hot_entries), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_get_pays_for_a_peer_that_reaches_us_and_is_not_reached() {
     for silent in [false, true] {
         let cluster = Cluster::start(3).await;

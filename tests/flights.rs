@@ -6,16 +6,18 @@
 #[path = "support/counting.rs"]
 mod counting;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use counting::{Cluster, Runs, is_idle, now, until};
 use fastrand::Rng;
 use futures::FutureExt;
 use futures::future::join_all;
 use peerage::{
-    BoxError, Error, GetOptions, Group, GroupBuilder, Key, LoadError, MemoryNetwork, Node, OneByOne, Raw, WeakGroup,
+    BoxError, Codec, CodecError, Error, GetOptions, Group, GroupBuilder, Key, LoadError, MemoryNetwork, Node, OneByOne,
+    PeerState, Raw, WeakGroup,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -526,6 +528,116 @@ async fn a_loader_that_asks_for_a_key_of_an_unwilling_owner_takes_no_second_perm
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_loader_that_joins_a_fetch_that_comes_to_load_here_does_not_wait_behind_itself() {
+    // It asks while the fetch is on its way to be refused, or when the load in its place stands in line.
+    for (asks_after, answered_after) in [(50 * MS, 200 * MS), (500 * MS, 500 * MS)] {
+        let network = MemoryNetwork::new();
+        let nodes = network.start(2).await.unwrap();
+        counting::settled(&nodes).await;
+        let keys = keys_owned_by(2, &[0, 1]).await;
+        // The owner of the second key is well, and does not have the group. There and back is 200 ms.
+        network.delay("node-1:1", "node-2:1", 100 * MS);
+        let own: Arc<OnceLock<WeakGroup<String>>> = Arc::default();
+        let (itself, asks, runs) = (Arc::clone(&own), chain(&keys), Runs::default());
+        let counted = runs.clone();
+        let loader = move |key: Key| {
+            let group = itself.get().and_then(WeakGroup::upgrade).unwrap();
+            let (running, next) = (counted.begin(0, [key.clone()]), asks(&key));
+            async move {
+                let _running = running;
+                let Some(next) = next else { return Ok(value_of(&key)) };
+                sleep(asks_after).await;
+                group.get(&next).await
+            }
+        };
+        let group = nodes[0].group("g").max_concurrent_loads(1).loader(loader).build::<String>().unwrap();
+        own.set(group.downgrade()).ok().unwrap();
+        let start = now();
+        let outer = ask(&group, &keys[0]);
+        until("it has the only permit", || runs.total() == 1).await;
+        let plain = ask(&group, &keys[1]);
+        for answer in [outer, plain] {
+            assert_eq!(answer.await.unwrap().unwrap(), format!("value of {}", keys[1]), "after {asks_after:?}");
+        }
+        let took = now() - start;
+        assert!(took >= answered_after && took < answered_after + 50 * MS, "after {asks_after:?}: {took:?}");
+        assert_eq!((runs.total(), group.stats().loads.busy, group.stats().fetches.refused), (2, 0, 1));
+        assert!(is_idle(&group.stats()));
+    }
+}
+
+/// A value whose next clone panics, if it is told to.
+struct Fragile(String, Arc<AtomicBool>);
+
+impl Clone for Fragile {
+    fn clone(&self) -> Self {
+        assert!(!self.1.swap(false, Ordering::SeqCst), "cloned");
+        Self(self.0.clone(), Arc::clone(&self.1))
+    }
+}
+
+struct FragileCodec;
+
+impl Codec<Fragile> for FragileCodec {
+    fn encode(&self, value: &Fragile) -> Result<Bytes, CodecError> {
+        Ok(Bytes::copy_from_slice(value.0.as_bytes()))
+    }
+
+    fn decode(&self, bytes: Bytes) -> Result<Fragile, CodecError> {
+        Ok(Fragile(String::from_utf8(bytes.to_vec()).map_err(CodecError::new)?, Arc::default()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_panics_when_it_is_cloned_fails_its_waiters_and_nothing_else() {
+    let runs = Runs::default();
+    let cluster = Cluster::start(2, |index, node| {
+        let runs = runs.clone();
+        let loader = move |key: Key| {
+            let running = runs.begin(index, [key.clone()]);
+            // The first load of all brings a value whose first clone panics: that for the cache, when it lands.
+            let bad = Arc::new(AtomicBool::new(runs.total() == 1));
+            async move {
+                let _running = running;
+                sleep(100 * MS).await;
+                Ok::<_, BoxError>(Fragile(value_of(&key), bad))
+            }
+        };
+        node.group("g").max_concurrent_loads(1).codec(FragileCodec).loader(loader).build::<Fragile>().unwrap()
+    })
+    .await;
+    let keys: Vec<String> = (0..5).map(|number| cluster.key_of(0, number)).collect();
+    let ask = |group: &Group<Fragile>, key: &str| {
+        let (group, key) = (group.clone(), key.to_string());
+        tokio::spawn(async move { group.get(&key).await.map(|value| value.0) })
+    };
+    let failing: Vec<_> = cluster.groups.iter().map(|group| ask(group, &keys[0])).collect();
+    until("the load has begun", || runs.total() == 1).await;
+    let queued: Vec<_> = keys[1..]
+        .iter()
+        .flat_map(|key| cluster.groups.iter().map(|group| ask(group, key)).collect::<Vec<_>>())
+        .collect();
+    for answer in answers(failing).await {
+        assert!(matches!(answer, Err(Error::Closed)), "{answer:?}");
+    }
+    for answer in answers(queued).await {
+        assert!(answer.is_ok(), "what waits in line goes on: {answer:?}");
+    }
+    assert_eq!((runs.on(0), runs.total()), (5, 5), "nobody turned elsewhere");
+    // Its node is not taken for one that shuts down.
+    let peers = cluster.nodes[1].stats().peers;
+    assert!(peers.iter().all(|peer| peer.state == PeerState::Up), "{peers:?}");
+    let fetches = cluster.groups[1].stats().fetches;
+    assert_eq!((fetches.stood_in, fetches.loaded_here), (0, 0));
+    // And the key is none the worse for it.
+    for group in &cluster.groups {
+        assert_eq!(group.get(&keys[0]).await.unwrap().0, format!("value of {}", keys[0]));
+    }
+    cluster.idle().await;
+    cluster.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_loader_that_asks_for_its_own_key_is_told_so_at_once() {
     for (owners, dead) in [([0, 0], false), ([0, 0], true), ([0, 1], true)] {
         let mut keys = keys_owned_by(2, &owners).await;
@@ -573,6 +685,77 @@ async fn two_loaders_that_ask_for_one_anothers_keys_end_with_their_limit() {
         assert_eq!(runs.total(), 2, "{owners:?}");
         cluster.idle().await;
         cluster.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_many_loads_that_loaders_ask_for_run_as_may_wait_and_are_counted() {
+    const ASKED: usize = 25;
+    const MAY: usize = 10;
+    let node = Node::local();
+    let (own, runs): (Arc<OnceLock<WeakGroup<String>>>, _) = (Arc::default(), Runs::default());
+    let (itself, counted) = (Arc::clone(&own), runs.clone());
+    let loader = move |key: Key| {
+        let (group, running) = (itself.get().and_then(WeakGroup::upgrade).unwrap(), counted.begin(0, [key.clone()]));
+        async move {
+            let _running = running;
+            sleep(100 * MS).await;
+            if &key[..] != b"outer" {
+                return Ok(value_of(&key));
+            }
+            let got = group.get_many((0..ASKED).map(|number| format!("inner-{number}"))).await;
+            for (number, got) in got.iter().enumerate() {
+                assert_eq!(got.is_ok(), number < MAY, "{number}: {got:?}");
+                assert!(got.is_ok() || matches!(got, Err(Error::Busy)), "{number}: {got:?}");
+            }
+            Ok::<_, BoxError>(got.iter().filter(|got| got.is_ok()).count().to_string())
+        }
+    };
+    let group = node.group("g").max_concurrent_loads(1).max_queued_loads(MAY).loader(loader).build::<String>().unwrap();
+    own.set(group.downgrade()).ok().unwrap();
+    // More than once: what is given out is given back.
+    for round in 1..=3 {
+        let outer = ask(&group, "outer");
+        until("they run", || group.stats().loads_running > 1).await;
+        let stats = group.stats();
+        assert_eq!((stats.loads_running, stats.loads_queued), (1 + MAY as u64, 0), "round {round}");
+        assert_eq!(outer.await.unwrap().unwrap(), MAY.to_string(), "round {round}");
+        assert!(is_idle(&group.stats()), "round {round}: {:?}", group.stats());
+        assert_eq!((group.stats().loads.busy, runs.most()), ((ASKED - MAY) as u64 * round, 1 + MAY));
+        group.clear().await.unwrap().everywhere().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn batch_loaders_that_ask_for_batches_make_one_call_a_level() {
+    const LEVELS: usize = 5;
+    const KEYS: usize = 50;
+    let level = |level: usize| (0..KEYS).map(move |number| format!("{level}:{number}"));
+    for capped in [KEYS, 7] {
+        let node = Node::local();
+        let (own, runs): (Arc<OnceLock<WeakGroup<String>>>, _) = (Arc::default(), Runs::default());
+        let (itself, counted) = (Arc::clone(&own), runs.clone());
+        let loader = move |keys: Vec<Key>| {
+            let group = itself.get().and_then(WeakGroup::upgrade).unwrap();
+            let running = counted.begin(0, keys.clone());
+            async move {
+                let _running = running;
+                let own: usize = keys[0].as_str().unwrap().split(':').next().unwrap().parse()?;
+                if own + 1 < LEVELS {
+                    group.get_many(level(own + 1)).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+                }
+                Ok::<_, BoxError>(keys.into_iter().map(|key| (key.clone(), value_of(&key))).collect::<Vec<_>>())
+            }
+        };
+        let builder = node.group("g").max_concurrent_loads(1).max_queued_loads(1000);
+        let group = builder.batch_loader(capped, loader).build::<String>().unwrap();
+        own.set(group.downgrade()).ok().unwrap();
+        for got in group.get_many(level(0)).await {
+            got.unwrap();
+        }
+        assert_eq!((runs.total(), runs.most_of_a_key()), (LEVELS * KEYS, 1), "each key once");
+        assert_eq!(runs.calls(), LEVELS * KEYS.div_ceil(capped), "as few calls as may be");
+        assert!(is_idle(&group.stats()));
     }
 }
 

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
-use peerage::{ConfigError, Error, Group, Key, MemoryNetwork, Node, SelfCheck, StartError, WeakGroup, WeakNode};
+use peerage::{
+    ConfigError, Error, Group, Key, MemoryNetwork, Node, NodeBuilder, SelfCheck, StartError, WeakGroup, WeakNode,
+};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use cluster::{Cluster, Member, Source, keys_ranked, ms, timed, until};
 
@@ -226,6 +228,40 @@ async fn over_grpc_shutdown_leaves_no_task_and_frees_the_port() {
     let address = b.address();
     drop(b); // without a shutdown
     drop(a);
+    until("all tasks have ended", || tasks() == before).await;
+    TcpListener::bind(&address).await.unwrap();
+}
+
+/// Begins a shutdown that a load holds up, drops it half-way, and then the last handle. Says where the node listened.
+async fn shut_down_half_way(builder: NodeBuilder) -> String {
+    let node = builder.start().await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let loader = move |key: Key| {
+        let opened = Arc::clone(&opened);
+        async move { opened.acquire().await.map(|_| key.to_string()) }
+    };
+    let group: Group<String> = node.group("g").loader(loader).build().unwrap();
+    assert!(group.get("k").now_or_never().is_none(), "its load goes on without it");
+    let half = tokio::time::timeout(ms(20), node.shutdown(SECOND * 600)).await;
+    assert!(half.is_err(), "the load is waited for");
+    gate.add_permits(1);
+    node.address().to_string()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_that_was_dropped_is_carried_on_when_the_last_handle_goes() {
+    let before = tasks();
+    let network = MemoryNetwork::new();
+    let address = shut_down_half_way(network.node("a:1").peers(["a:1", "b:1"])).await;
+    until("all tasks have ended", || tasks() == before).await;
+    network.node(&address).alone().start().await.unwrap();
+}
+
+#[tokio::test]
+async fn over_grpc_a_shutdown_that_was_dropped_is_carried_on_too_and_frees_the_port() {
+    let before = tasks();
+    let address = shut_down_half_way(Node::builder("127.0.0.1:0").alone()).await;
     until("all tasks have ended", || tasks() == before).await;
     TcpListener::bind(&address).await.unwrap();
 }

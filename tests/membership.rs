@@ -318,6 +318,83 @@ async fn what_a_peer_cannot_serve_is_loaded_here_and_said_why() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_refused_counts_every_refusal_and_says_so_once() {
+    let (network, source) = (MemoryNetwork::new(), Source::default());
+    log::start();
+    let a = member(network.node("a:1").peers(["a:1", "b:1"]), &source).await;
+    let b = member(network.node("b:1").peers(["a:1", "b:1"]), &source).await;
+    until("they have met", || a.sees_all_up() && b.sees_all_up()).await;
+    let keys = keys_ranked(&a.node.placement(), &["b:1".to_string()], 10);
+    let only_here: Group<String> = a.node.group("only here").loader(source.loader("a:1")).build().unwrap();
+    for key in &keys[..5] {
+        only_here.get(key).await.unwrap();
+    }
+    assert!(only_here.get_many(&keys[5..]).await.iter().all(Result::is_ok));
+    let fetches = only_here.stats().fetches;
+    assert_eq!((fetches.refused, fetches.loaded_here), (6, 10), "messages that were refused, and the keys in them");
+    assert_eq!(log::times(&["a peer refused: loading here", "only here", "b:1", "UnknownGroup"]), 1);
+    assert_eq!(log::times(&["a peer refused: loading here"]), 1);
+    // A peer that cannot be reached refuses nothing, and one that serves does not either.
+    a.group.get(&keys[0]).await.unwrap();
+    network.cut("a:1", "b:1");
+    until("it is lost", || a.sees_down("b:1")).await;
+    a.group.get(&keys[1]).await.unwrap();
+    assert_eq!((a.group.stats().fetches.refused, only_here.stats().fetches.refused), (0, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_started_again_at_once_is_used_again_within_about_a_second() {
+    // Its goodbye is there at once; or after the end of its connections, and then perhaps after its return.
+    for way in [0, 10, 100, 400] {
+        for dropped in [false, true] {
+            let mut cluster = Cluster::start(3).await;
+            let keys = cluster.keys_ranked(&[0], 1);
+            for other in ["node-2:1", "node-3:1"] {
+                cluster.network.delay("node-1:1", other, ms(way));
+            }
+            let old = cluster.members.remove(0).node;
+            if dropped {
+                drop(old);
+            } else {
+                assert!(old.shutdown(Duration::from_secs(2)).await.is_clean());
+            }
+            let start_again = async {
+                loop {
+                    // The port is busy until the last run has let go of it.
+                    match cluster.network.node("node-1:1").peers(["node-1:1", "node-2:1", "node-3:1"]).start().await {
+                        Ok(node) => return node,
+                        Err(error) => assert!(matches!(error, StartError::Bind { .. }), "{error}"),
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            let again = Member::new(start_again.await, &cluster.source);
+            // What is on its way stays as slow as it was.
+            cluster.network.heal_all();
+            let back = || cluster.members.iter().all(|member| member.sees_up("node-1:1"));
+            let case = format!("{way} ms away, dropped: {dropped}");
+            let ((), took) = timed(until("it is back", back)).await;
+            // The first try may have been made over the slow way.
+            assert!(took <= ms(1000 + 3 * way), "{case}: {took:?}");
+            // And nothing that comes late takes it away again.
+            let ((), took) = timed(async {
+                for _ in 0..20 {
+                    tokio::time::sleep(ms(100)).await;
+                    for member in &cluster.members {
+                        assert!(member.sees_up("node-1:1"), "{case}: {:?}", member.state_of("node-1:1"));
+                    }
+                }
+            })
+            .await;
+            assert_eq!(took, ms(2000));
+            cluster.members[0].group.get(&keys[0]).await.unwrap();
+            assert_eq!(cluster.source.loads_on("node-1:1", &keys[0]), 1, "{case}");
+            drop(again);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_node_at_a_peers_address_is_refused_by_name() {
     let (network, source) = (MemoryNetwork::new(), Source::default());
     let stranger = member(network.node("b:1").name("stranger").alone(), &source).await;

@@ -4,14 +4,16 @@
 #[path = "support/cluster.rs"]
 mod cluster;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
+use bytes::Bytes;
 use fastrand::Rng;
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, poll};
-use peerage::{BoxError, Group, Key, Receipt, Told};
+use peerage::{BoxError, Codec, CodecError, Group, Key, Receipt, Told, WeakGroup};
 
 use cluster::{Cluster, ms, timed, until, version};
 
@@ -312,6 +314,150 @@ async fn a_removal_of_one_key_of_a_batch_voids_that_key_alone() {
     assert_eq!(group.stats().loads.voided, 1);
     for (number, key) in keys.iter().enumerate() {
         assert_eq!(group.peek(key).map(|value| version(&value)), Some(if number == 7 { 2 } else { 1 }), "{key}");
+    }
+}
+
+/// When a [`Nosy`] value asks its group for its own key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    Never,
+    Cloned,
+    Dropped,
+}
+
+/// What the nosy values of one node have in common.
+struct Nose {
+    when: When,
+    group: OnceLock<WeakGroup<Nosy>>,
+    /// How often they asked.
+    asked: AtomicUsize,
+    /// The keys that have been asked for with a get, which may start a load: once is enough.
+    got: Mutex<BTreeSet<String>>,
+    /// How many values there are, on all nodes.
+    alive: Arc<AtomicUsize>,
+}
+
+/// A value that asks the group that caches it, from within its own code.
+struct Nosy {
+    key: String,
+    nose: Arc<Nose>,
+}
+
+impl Nosy {
+    fn new(key: &str, nose: &Arc<Nose>) -> Self {
+        nose.alive.fetch_add(1, Ordering::SeqCst);
+        Self { key: key.to_string(), nose: Arc::clone(nose) }
+    }
+
+    fn ask(&self, when: When) {
+        let Some(group) = self.nose.group.get().and_then(WeakGroup::upgrade) else { return };
+        if self.nose.when != when {
+            return;
+        }
+        self.nose.asked.fetch_add(1, Ordering::SeqCst);
+        // What is found is cloned under a lock, and such a clone may not ask: a value that asks when cloned finds nothing here.
+        if when == When::Cloned {
+            assert!(group.peek(&self.key).is_none());
+        } else if self.nose.got.lock().unwrap().insert(self.key.clone()) {
+            drop(group.peek(&self.key));
+            drop(group.get(&self.key).now_or_never());
+        }
+    }
+}
+
+impl Clone for Nosy {
+    fn clone(&self) -> Self {
+        self.ask(When::Cloned);
+        Self::new(&self.key, &self.nose)
+    }
+}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        self.ask(When::Dropped);
+        self.nose.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+struct NosyCodec(Arc<Nose>);
+
+impl Codec<Nosy> for NosyCodec {
+    fn encode(&self, value: &Nosy) -> Result<Bytes, CodecError> {
+        Ok(Bytes::copy_from_slice(value.key.as_bytes()))
+    }
+
+    fn decode(&self, bytes: Bytes) -> Result<Nosy, CodecError> {
+        Ok(Nosy::new(std::str::from_utf8(&bytes).map_err(CodecError::new)?, &self.0))
+    }
+}
+
+/// A removal voids the flights of many keys, of whose values those on `asker` are nosy. Returns how often they asked.
+async fn removed_from_under_nosy_values(asker: usize, when: When, alive: Arc<AtomicUsize>) -> usize {
+    let cluster = Cluster::start(2).await;
+    let keys = cluster.keys_ranked(&[0], 100);
+    let mut groups = Vec::new();
+    for (index, member) in cluster.members.iter().enumerate() {
+        let nose = Arc::new(Nose {
+            when: if index == asker { when } else { When::Never },
+            group: OnceLock::new(),
+            asked: AtomicUsize::new(0),
+            got: Mutex::default(),
+            alive: Arc::clone(&alive),
+        });
+        let own = Arc::clone(&nose);
+        let loader = move |key: Key| {
+            let own = Arc::clone(&own);
+            async move {
+                tokio::time::sleep(ms(200)).await;
+                Ok::<_, BoxError>(Nosy::new(key.as_str().unwrap(), &own))
+            }
+        };
+        let builder = member.node.group("nosy").codec(NosyCodec(Arc::clone(&nose))).max_concurrent_loads(1000);
+        let group = builder.loader(loader).build::<Nosy>().unwrap();
+        assert!(nose.group.set(group.downgrade()).is_ok());
+        groups.push((group, nose));
+    }
+    // Of the fetches one in ten is to be kept, and finds that it may not.
+    let early: Vec<_> = keys
+        .iter()
+        .map(|key| {
+            let (group, key) = (groups[asker].0.clone(), key.clone());
+            tokio::spawn(async move { group.get(&key).await.is_ok() })
+        })
+        .collect();
+    tokio::time::sleep(ms(100)).await;
+    groups[asker].0.remove_many(&keys).await.unwrap().everywhere().unwrap();
+    for got in join_all(early).await {
+        assert!(got.unwrap());
+    }
+    let stats = groups[asker].0.stats();
+    assert_eq!(stats.loads.voided + stats.fetches.voided, 100);
+    let times = groups[asker].1.asked.load(Ordering::SeqCst);
+    for member in &cluster.members {
+        assert!(member.node.shutdown(Duration::from_secs(60)).await.is_clean());
+    }
+    times
+}
+
+#[test]
+fn a_value_that_asks_its_group_when_a_removal_has_voided_it_waits_for_nobody() {
+    for asker in [0, 1] {
+        for when in [When::Cloned, When::Dropped] {
+            // A deadlock would be one of a thread: it takes another one to see it.
+            let (done, outcome) = mpsc::channel();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+                let (runtime, alive) = (runtime.unwrap(), Arc::default());
+                let times = runtime.block_on(removed_from_under_nosy_values(asker, when, Arc::clone(&alive)));
+                drop(runtime);
+                done.send((times, alive.load(Ordering::SeqCst))).unwrap();
+            });
+            let (times, alive) = outcome.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|error| {
+                panic!("node {asker}, {when:?}: it waits for itself, or has failed: {error}");
+            });
+            assert!(times >= 100, "node {asker}, {when:?}: {times}");
+            assert_eq!(alive, 0, "node {asker}, {when:?}: all values are dropped");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! From outside: a plain tonic client, generated from the proto and with no peerage in it, asks the unary `Get`; and whatever
 //! else comes in at the port fails alone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -10,6 +11,7 @@ use prost::Message;
 use prost::encoding::{DecodeContext, WireType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
@@ -127,6 +129,16 @@ impl Message for Raw {
     }
 
     fn clear(&mut self) {}
+}
+
+/// Waits until something holds.
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(120), waiting).await.is_ok(), "never came: {what}");
 }
 
 const GET: &str = "/peerage.v1.Peerage/Get";
@@ -321,6 +333,90 @@ async fn absurd_numbers_are_taken_for_what_they_are() {
     server.client().hello(hello).await.unwrap();
     server.assert_serves().await;
     let _ = server.node.stats();
+}
+
+#[tokio::test]
+async fn who_names_no_limit_waits_as_long_as_the_group_does() {
+    let server = Server::start().await;
+    let loader = |key: Key| async move {
+        if key.as_str() == Some("never") {
+            std::future::pending::<()>().await;
+        }
+        // Longer than no time at all.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok::<_, BoxError>(format!("value of {key}"))
+    };
+    let limit = Duration::from_millis(200);
+    let _hasty: Group<String> = server.node.group("hasty").timeout(limit).loader(loader).build().unwrap();
+    let _patient: Group<String> =
+        server.node.group("patient").timeout(Duration::from_secs(600)).loader(loader).build().unwrap();
+    let unset =
+        |group: &str, key: &'static str| GetRequest { group: group.into(), key: key.into(), ..GetRequest::default() };
+    let Outcome::Failure(failure) = server.get(unset("hasty", "never")).await.unwrap() else { panic!("no failure") };
+    assert_eq!((failure.kind(), failure.limit_us), (FailureKind::Timeout, 200_000));
+    let Outcome::Value(value) = server.get(unset("patient", "slow")).await.unwrap() else { panic!("no value") };
+    assert_eq!(value.value, "value of slow");
+    let keys = vec!["never".into(), "never again".into()];
+    let many = proto::GetManyRequest { group: "hasty".into(), keys, ..Default::default() };
+    let mut replies = server.client().get_many(many).await.unwrap().into_inner();
+    let first = replies.message().await.unwrap().unwrap().answers.remove(0).answer.unwrap().outcome.unwrap();
+    let Outcome::Failure(failure) = first else { panic!("no failure") };
+    assert_eq!((failure.kind(), failure.limit_us), (FailureKind::Timeout, 200_000));
+}
+
+#[tokio::test]
+async fn a_request_that_lists_a_key_twice_is_refused() {
+    let server = Server::start().await;
+    let many = |keys: &[&'static str]| proto::GetManyRequest {
+        group: "users".into(),
+        schema: 3,
+        keys: keys.iter().map(|key| Bytes::from(*key)).collect(),
+        ..Default::default()
+    };
+    for keys in [&["a", "a"][..], &["a", "b", "", "c", ""]] {
+        let status = server.client().get_many(many(keys)).await.unwrap_err();
+        assert_eq!((status.code(), refusal(&status).kind()), (Code::InvalidArgument, RefusalKind::Invalid), "{status}");
+    }
+    assert_eq!((server.group.stats().loads.started, server.group.stats().served.total()), (0, 0));
+    let mut replies = server.client().get_many(many(&["a", "b", ""])).await.unwrap().into_inner();
+    let mut answered = Vec::new();
+    while let Some(reply) = replies.message().await.unwrap() {
+        answered.extend(reply.answers.into_iter().map(|answer| answer.index));
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_client_that_calls_itself_nested_stands_in_line_like_others() {
+    let server = Server::start().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let loader = move |key: Key| {
+        let opened = Arc::clone(&opened);
+        async move { opened.acquire().await.map(|_| key.to_string()) }
+    };
+    let builder = server.node.group("narrow").max_concurrent_loads(1).load_queue_timeout(Duration::from_secs(600));
+    let narrow: Group<String> = builder.loader(loader).build().unwrap();
+    let loads = || (narrow.stats().loads_running, narrow.stats().loads_queued);
+    let get = |key: &'static str, sender| {
+        let request = GetRequest { group: "narrow".into(), schema: 0, nested: true, sender, ..ask(key) };
+        let mut client = server.client();
+        tokio::spawn(async move { client.get(request).await.unwrap().into_inner().outcome.unwrap() })
+    };
+    let mut gets = vec![get("first", None)];
+    until("it has the only permit", || loads() == (1, 0)).await;
+    gets.push(get("second", None));
+    until("the next one is there too", || loads().0 + loads().1 == 2).await;
+    assert_eq!(loads(), (1, 1), "it waits");
+    // A node's loader would be let in.
+    gets.push(get("third", Some(sender("default", (1, 1)))));
+    until("so is the last", || loads().0 + loads().1 == 3).await;
+    assert_eq!(loads(), (2, 1));
+    gate.add_permits(3);
+    for got in join_all(gets).await {
+        assert!(matches!(got.unwrap(), Outcome::Value(_)));
+    }
 }
 
 #[tokio::test]

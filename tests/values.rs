@@ -573,6 +573,59 @@ async fn an_insert_lives_as_long_as_the_groups_values() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_insert_takes_a_life_of_its_own_along_to_the_owner() {
+    let runs = Runs::default();
+    let cluster = Cluster::start(2, |index, node| {
+        living(&runs, index, node, |_| Loaded::value(String::from("loaded"))).time_to_live(10 * SECOND).build().unwrap()
+    })
+    .await;
+    for owner in 0..2 {
+        let key = cluster.key_of(owner, 0);
+        for group in &cluster.groups {
+            for life in [3 * SECOND, 60 * SECOND] {
+                let inserted = Loaded::value(String::from("inserted")).time_to_live(life);
+                assert!(group.insert_with(&key, inserted).await.unwrap().stored());
+                advance(life - MS).await;
+                assert_eq!(cluster.groups[owner].peek(&key).as_deref(), Some("inserted"), "{life:?}");
+                advance(MS).await;
+                assert_eq!(cluster.groups[owner].peek(&key), None, "{life:?}");
+            }
+            // A life of nothing is none: not stored, and what was there is gone.
+            assert!(group.insert(&key, String::from("before")).await.unwrap().stored());
+            let dead = Loaded::value(String::from("dead")).time_to_live(Duration::ZERO);
+            let receipt = group.insert_with(&key, dead).await.unwrap();
+            assert!(!receipt.stored() && receipt.is_everywhere());
+            assert_eq!(cluster.groups[owner].peek(&key), None);
+        }
+    }
+    assert_eq!(runs.total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn to_insert_that_there_is_none_is_to_remove() {
+    let runs = Runs::default();
+    let cluster = Cluster::start(2, |index, node| {
+        living(&runs, index, node, |_| Loaded::value(String::from("loaded"))).build::<String>().unwrap()
+    })
+    .await;
+    for owner in 0..2 {
+        let key = cluster.key_of(owner, 0);
+        for group in &cluster.groups {
+            assert!(group.insert(&key, String::from("inserted")).await.unwrap().stored());
+            let before = (runs.total(), group.stats().removals);
+            let receipt = group.insert_with(&key, Loaded::none()).await.unwrap();
+            assert!(!receipt.stored() && receipt.is_everywhere(), "{receipt:?}");
+            assert!(cluster.groups.iter().all(|group| group.peek(&key).is_none()));
+            // It is not remembered that there is none: the next get loads.
+            assert_eq!(group.get(&key).await.unwrap(), "loaded");
+            assert_eq!(runs.total(), before.0 + 1);
+            let removals = group.stats().removals;
+            assert_eq!(removals.removals + removals.inserts, before.1.removals + before.1.inserts + 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn jitter_shortens_lives_by_up_to_its_part_and_never_lengthens_them() {
     let node = Node::local();
     let loader = |key: Key| async move { Ok::<_, BoxError>((&key[..] != b"none").then(|| String::from("v"))) };

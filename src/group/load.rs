@@ -308,3 +308,49 @@ impl<V: Value> Turn<V> {
         self.over = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::error::BoxError;
+    use crate::{Node, WeakGroup};
+
+    /// How many loads are met by whoever asks whether one of them is that of a key.
+    fn met(inside: &Inside) -> usize {
+        1 + inside.outer.iter().map(|outer| met(outer)).sum::<usize>()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_knows_each_load_that_it_was_asked_for_from_inside_of_once() {
+        const LEVELS: usize = 5;
+        let node = Node::local();
+        let own: Arc<std::sync::OnceLock<WeakGroup<String>>> = Arc::default();
+        let (itself, most) = (Arc::clone(&own), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::clone(&most);
+        let loader = move |keys: Vec<Key>| {
+            let (group, seen) = (itself.get().and_then(WeakGroup::upgrade).unwrap(), Arc::clone(&seen));
+            async move {
+                seen.fetch_max(met(&Inside::current().unwrap()), Ordering::SeqCst);
+                let level = keys[0].as_bytes()[0];
+                if usize::from(level) < LEVELS {
+                    group
+                        .get_many((0..10).map(|number| [level + 1, number]))
+                        .await
+                        .into_iter()
+                        .try_for_each(|got| got.map(drop))?;
+                }
+                Ok::<_, BoxError>(keys.into_iter().map(|key| (key, String::new())).collect::<Vec<_>>())
+            }
+        };
+        let group = node.group("g").batch_loader(10, loader).build().unwrap();
+        assert!(own.set(group.downgrade()).is_ok());
+        assert!(group.get_many((0..10).map(|number| [1, number])).await.iter().all(Result::is_ok));
+        assert_eq!(
+            most.load(Ordering::SeqCst),
+            LEVELS,
+            "as many as there are levels, and not ten times as many on each"
+        );
+    }
+}

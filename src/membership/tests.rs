@@ -241,6 +241,17 @@ fn a_draining_peer_is_not_asked_until_it_is_back() {
 }
 
 #[test]
+fn a_goodbye_that_comes_after_the_end_does_not_hide_the_return() {
+    let (mut health, last) = down_after(1, 1000);
+    let (retry_at, state) = (health.retry_at(), health.state());
+    health.on_draining(last + Duration::from_millis(1));
+    assert_eq!((health.retry_at(), health.state()), (retry_at, state), "its end is known already");
+    let back = last + SHORTEST_PAUSE;
+    health.on_inbound(back);
+    assert_eq!(health.retry_at(), Some(back), "what it says next has it tried at once");
+}
+
+#[test]
 fn a_peer_that_refused_is_tried_again_slowly() {
     let mut health = Health::default();
     health.on_refused(at(0), "belongs to cluster \"staging\"");

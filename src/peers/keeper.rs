@@ -111,7 +111,7 @@ async fn say_hello(peers: &Peers, peer: &Peer, connection: &Arc<dyn Connection>)
             None => {
                 peer.heard(&theirs, peers.view().members());
                 if !theirs.draining {
-                    peer.up(connection);
+                    peer.up(connection, theirs.sender.incarnation);
                 }
             }
         },

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{self, Clock};
 use crate::member::{Member, NodeName};
 use crate::membership::{Differences, Health, Members, PeerState};
-use crate::message::{Hello, RefusalKind, Reply, Request};
+use crate::message::{Hello, Incarnation, RefusalKind, Reply, Request};
 use crate::time::Moment;
 use crate::transport::{CallError, Connection, Unreachable};
 
@@ -62,6 +62,8 @@ pub(crate) struct Peer {
 struct Line {
     health: Health,
     connection: Option<Arc<dyn Connection>>,
+    /// Which run of it answered our hello last.
+    run: Option<Incarnation>,
     belief: Option<Belief>,
     latency: Option<Duration>,
     requests: u64,
@@ -189,11 +191,12 @@ impl Peer {
         self.line().connection = None;
     }
 
-    /// The peer answered our hello on this connection.
-    pub(super) fn up(&self, connection: &Arc<dyn Connection>) {
+    /// The peer, in this run of it, answered our hello on this connection.
+    pub(super) fn up(&self, connection: &Arc<dyn Connection>, run: Incarnation) {
         // A call may have lost the connection since: then what it once answered counts for nothing.
         if self.uses(connection) {
             let was_up = self.is_up();
+            self.line().run = Some(run);
             self.change(|health, _| health.on_up());
             if !was_up {
                 tracing::info!(peer = %self.name(), "peer is up");
@@ -220,6 +223,11 @@ impl Peer {
     pub(super) fn heard(&self, hello: &Hello, ours: &Members) {
         {
             let mut line = self.line();
+            let is_other_run = line.run.is_some_and(|run| run != hello.sender.incarnation);
+            if hello.draining && is_other_run && line.health.state() == PeerState::Up {
+                // The goodbye of an earlier run, overtaken by the return.
+                return;
+            }
             let now = self.clock.now();
             let since = line.belief.take().and_then(|belief| belief.differs_since);
             let mut belief = Belief::new(hello, now);

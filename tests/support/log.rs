@@ -25,7 +25,12 @@ pub(crate) fn start() {
 
 /// Whether one line holds all of these.
 pub(crate) fn says(words: &[&str]) -> bool {
-    LINES.with_borrow(|lines| lines.iter().any(|line| words.iter().all(|word| line.contains(word))))
+    times(words) > 0
+}
+
+/// How many lines hold all of these.
+pub(crate) fn times(words: &[&str]) -> usize {
+    LINES.with_borrow(|lines| lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count())
 }
 
 struct Collector;
