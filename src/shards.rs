@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::entry::{Source, Value};
-use crate::error::Error;
+use crate::error::{Error, LoadError};
 use crate::flight::{Flight, Flights, Join, Landed, Landing};
 use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::stats::CacheUsage;
@@ -214,7 +214,8 @@ fn lock<V>(shard: &Mutex<Shard<V>>) -> MutexGuard<'_, Shard<V>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The duty to land a flight. Dropped without a landing, it lands it with [`Error::Closed`].
+/// The duty to land a flight. Dropped without a landing, it lands it with [`Error::Closed`]; by a panic (of the user's `V::clone`, say), with a
+/// failed load.
 #[derive(Debug)]
 #[must_use = "dropping a lead fails everybody who waits for the flight"]
 pub(crate) struct Lead<V: Value> {
@@ -309,8 +310,13 @@ impl<V: Value> Lead<V> {
 impl<V: Value> Drop for Lead<V> {
     fn drop(&mut self) {
         if self.on_board {
+            let why = if std::thread::panicking() {
+                Error::Load(LoadError::new("the value's code panicked"))
+            } else {
+                Error::Closed
+            };
             // A lead of a parked flight that comes back is dropped here too, and lands the same way.
-            drop(self.set_down(Err(Error::Closed), None));
+            drop(self.set_down(Err(why), None));
         }
     }
 }
