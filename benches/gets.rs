@@ -1,7 +1,7 @@
 //! What a get costs: a hit, a miss with a loader that answers at once, a value from another node.
 //!
-//! `cargo bench --bench gets`. Two nodes of one process talk gRPC over loopback here, and share its cores: a remote get pays for both
-//! of its ends.
+//! `cargo bench --bench gets`. Two nodes of one process talk gRPC over loopback here, and share its cores: a remote get
+//! pays for both of its ends.
 
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -58,8 +58,8 @@ fn hit_of_many_keys(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A new key each time, and a loader that answers at once: the flight, its task, and the way back. On two threads, most of it is the kernel
-/// waking them.
+/// A new key each time, and a loader that answers at once: the flight, its task, and the way back. On two threads, most
+/// of it is the kernel waking them.
 #[divan::bench(args = ["one thread", "two threads"], sample_size = 100)]
 fn miss(bencher: Bencher<'_, '_>, threads: &str) {
     let one = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,8 +1,8 @@
 //! How a value becomes bytes and back, and what it weighs.
 //!
 //! A group caches values; bytes appear only on the wire. [`Raw`] carries `Bytes`, `Vec<u8>` and `String` and is what a
-//! group has unless told otherwise. [`Postcard`] and [`Json`] carry any serde type (features of the same names), [`Prost`]
-//! any protobuf message, [`Shared`] an `Arc<T>` of anything that another codec carries.
+//! group has unless told otherwise. [`Postcard`] and [`Json`] carry any serde type (features of the same names),
+//! [`Prost`] any protobuf message, [`Shared`] an `Arc<T>` of anything that another codec carries.
 
 use std::mem::size_of;
 use std::sync::Arc;
@@ -57,8 +57,8 @@ pub trait Codec<V>: Send + Sync + 'static {
         self.encode(value).map(|bytes| bytes.len())
     }
 
-    /// What the value costs in memory, in bytes, for the group's budget: unless the codec knows better, its encoded length
-    /// plus the size of `V`.
+    /// What the value costs in memory, in bytes, for the group's budget: unless the codec knows better, its encoded
+    /// length plus the size of `V`.
     fn weight(&self, _value: &V, encoded_len: usize) -> usize {
         encoded_len.saturating_add(size_of::<V>())
     }
@@ -178,7 +178,8 @@ impl<V: prost::Message + Default> Codec<V> for Prost {
     }
 }
 
-/// Carries an `Arc<T>` of what the codec inside carries, so that a hit costs a reference count instead of a clone of `T`.
+/// Carries an `Arc<T>` of what the codec inside carries, so that a hit costs a reference count instead of a clone of
+/// `T`.
 ///
 /// ```
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,6 +1,7 @@
 //! Options, their defaults, and their checks.
 //!
-//! Everything is checked once, at the door: where a node starts and where a group is built. What is past the door can rely on it.
+//! Everything is checked once, at the door: where a node starts and where a group is built. What is past the door can
+//! rely on it.
 
 use std::time::Duration;
 
@@ -58,8 +59,8 @@ impl GroupConfig {
         self.time_to_live.map_or(Ok(()), |life| not_zero("time_to_live", life))
     }
 
-    /// A life shortened by up to the jitter, so that what was loaded together does not expire together. `dice` is in `[0, 1)`.
-    /// Never lengthened: a limit is a limit.
+    /// A life shortened by up to the jitter, so that what was loaded together does not expire together. `dice` is in
+    /// `[0, 1)`. Never lengthened: a limit is a limit.
     pub(crate) fn jittered(&self, life: Duration, dice: f64) -> Duration {
         // The longest lives do not survive the way through a float: unshortened, they are as they were.
         let shortened = life.as_secs_f64() * (1.0 - self.jitter * dice);

@@ -1,7 +1,7 @@
 //! Errors that a caller can tell apart and act on.
 //!
-//! One failure can have many waiters, on several nodes: every error here is `Clone + Send + Sync`, and keeps its kind across
-//! the wire.
+//! One failure can have many waiters, on several nodes: every error here is `Clone + Send + Sync`, and keeps its kind
+//! across the wire.
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,8 +39,8 @@ pub enum Error {
         limit: Duration,
     },
 
-    /// Too many loads at once: the queue is full, or the load waited in it for longer than the group allows. The loader was not
-    /// called. Try again later, or raise the group's limits on loads.
+    /// Too many loads at once: the queue is full, or the load waited in it for longer than the group allows. The loader
+    /// was not called. Try again later, or raise the group's limits on loads.
     #[error("too many loads at once: the loader was not called")]
     Busy,
 
@@ -48,8 +48,8 @@ pub enum Error {
     #[error("the node is shut down")]
     Closed,
 
-    /// A loader asked, directly or through other loaders of this node, for a key that it is itself loading: it would have waited for
-    /// itself. (A circle that leads over another node ends with [`LoadTimeout`](Self::LoadTimeout).)
+    /// A loader asked, directly or through other loaders of this node, for a key that it is itself loading: it would
+    /// have waited for itself. (A circle that leads over another node ends with [`LoadTimeout`](Self::LoadTimeout).)
     #[error("the loader asked for the key that it is itself loading")]
     Recursive,
 
@@ -84,8 +84,8 @@ pub enum Error {
 
 /// What a loader failed with: a message, a code for programs, and on the node where it ran, the error itself.
 ///
-/// Any error turns into one. A loader that wants its callers to tell failures apart, also on other nodes, returns one with
-/// a [`code`](Self::with_code).
+/// Any error turns into one. A loader that wants its callers to tell failures apart, also on other nodes, returns one
+/// with a [`code`](Self::with_code).
 #[derive(Clone)]
 pub struct LoadError {
     code: u32,

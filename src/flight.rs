@@ -1,15 +1,16 @@
 //! One flight per key: one load or one fetch in progress, shared by everybody who waits for the key.
 //!
-//! A [`Flights`] is a table of what can be joined, as plain state under its shard's lock; loads and fetches have a table each.
-//! That there are two is what keeps nodes from waiting in a circle: a request from a peer joins loads only, and a
-//! load never waits for a peer.
+//! A [`Flights`] is a table of what can be joined, as plain state under its shard's lock; loads and fetches have a
+//! table each. That there are two is what keeps nodes from waiting in a circle: a request from a peer joins loads only,
+//! and a load never waits for a peer.
 //!
-//! A flight **begins** when the loader is called (or the message sent), not when it is queued. A removal **voids** what has
-//! begun: it can no longer be joined, and its value will not be kept. Who comes later starts a successor. At most
+//! A flight **begins** when the loader is called (or the message sent), not when it is queued. A removal **voids** what
+//! has begun: it can no longer be joined, and its value will not be kept. Who comes later starts a successor. At most
 //! two loads of one key run, a voided one and its successor; where a third would begin it is **parked**, and who comes
 //! later waits for that one. A flight that has not begun needs no voiding: what it will load is new.
 //!
-//! A flight always **lands**: whoever leads it lands it with an outcome, or with [`Error::Closed`] by dropping the lead.
+//! A flight always **lands**: whoever leads it lands it with an outcome, or with [`Error::Closed`] by dropping the
+//! lead.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -139,7 +140,8 @@ impl<V, S: BuildHasher> Flights<V, S> {
         Join::New(flight)
     }
 
-    /// Lets a flight begin, unless as many of its key run as may. If not, it is parked: the end of one of those gives it back.
+    /// Lets a flight begin, unless as many of its key run as may. If not, it is parked: the end of one of those gives
+    /// it back.
     pub(crate) fn begin(&mut self, flight: &Arc<Flight<V>>) -> bool {
         let most_running = self.most_running;
         let Some(berth) = self.berth(flight.key.as_ref()) else { return false };

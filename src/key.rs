@@ -1,11 +1,11 @@
 //! Keys: what a caller asks for, their hash, their slot.
 //!
-//! A key is any string of bytes up to [`Key::MAX_LEN`]. Its hash is SipHash-1-3 with a key that the wire protocol fixes,
-//! so that every node of every implementation agrees on it; the top 16 bits are its slot. The hash is worked out once per
-//! request, at the door, and carried along in a [`HashedKey`] or a [`KeyRef`].
+//! A key is any string of bytes up to [`Key::MAX_LEN`]. Its hash is SipHash-1-3 with a key that the wire protocol
+//! fixes, so that every node of every implementation agrees on it; the top 16 bits are its slot. The hash is worked out
+//! once per request, at the door, and carried along in a [`HashedKey`] or a [`KeyRef`].
 //!
-//! A fixed hash can be aimed at. It decides who owns a key, which nobody gains from; where it could hurt, in the tables of
-//! one process, it is mixed with a seed of that process (see the store).
+//! A fixed hash can be aimed at. It decides who owns a key, which nobody gains from; where it could hurt, in the tables
+//! of one process, it is mixed with a seed of that process (see the store).
 
 use std::borrow::{Borrow, Cow};
 use std::fmt;
@@ -21,7 +21,8 @@ use crate::error::Error;
 /// How many equal parts the hashed keyspace has.
 pub(crate) const SLOTS: usize = 1 << 16;
 
-/// The two halves of the SipHash key, fixed by version 1 of the wire protocol: the ASCII text `peerage placemt1`, little-endian.
+/// The two halves of the SipHash key, fixed by version 1 of the wire protocol: the ASCII text `peerage placemt1`,
+/// little-endian.
 const SIP_KEY: (u64, u64) = (u64::from_le_bytes(*b"peerage "), u64::from_le_bytes(*b"placemt1"));
 
 /// SipHash-1-3 under the protocol's key.
@@ -197,8 +198,8 @@ impl<'a> KeyRef<'a> {
     }
 }
 
-/// An owned key with its hash: what tables and flights keep. Its [`Hash`] is the hash that it carries, so a table that is
-/// keyed by it needs a hasher that mixes one `u64`, and no second pass over the bytes.
+/// An owned key with its hash: what tables and flights keep. Its [`Hash`] is the hash that it carries, so a table that
+/// is keyed by it needs a hasher that mixes one `u64`, and no second pass over the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HashedKey {
     pub(crate) key: Key,

@@ -1,8 +1,9 @@
 //! An embeddable peer-to-peer cache: every process of a service links it in, and together they are one cache.
 //!
-//! Each process is a *node*: it lists its peers, and owns a slice of the keyspace by consistent hashing. A *group* is a named keyspace with a
-//! *loader*, the callback that fills a miss from the source of truth. A get looks here, asks the node that owns the key, and there runs the
-//! loader: concurrent loads of a key are one load in the whole cluster. There is no cache server to run.
+//! Each process is a *node*: it lists its peers, and owns a slice of the keyspace by consistent hashing. A *group* is a
+//! named keyspace with a *loader*, the callback that fills a miss from the source of truth. A get looks here, asks the
+//! node that owns the key, and there runs the loader: concurrent loads of a key are one load in the whole cluster.
+//! There is no cache server to run.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -20,7 +21,7 @@
 //!     .group("users")
 //!     .capacity(64 << 20)
 //!     .time_to_live(Duration::from_secs(300))
-//!     .loader(|key: Key| async move { DB.user(key.as_str().ok_or("not text")?).await.map_err(peerage::BoxError::from) })
+//!     .loader(|key: Key| async move { DB.user(key.as_str().unwrap_or_default()).await })
 //!     .build()?;
 //!
 //! let user = users.get("user:42").await?;       // local hit, owner's hit, or one load in the whole cluster
@@ -28,7 +29,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Node::local`] is the same without a port: a good cache for one process, which grows into a cluster by changing one line.
+//! [`Node::local`] is the same without a port: a good cache for one process, which grows into a cluster by changing one
+//! line.
 //!
 //! # The way of a get
 //!
@@ -44,24 +46,25 @@
 //!
 //! # What it guarantees
 //!
-//! - **One load.** While the nodes list the same members and reach each other, a key is loaded once at a time in the whole cluster,
-//!   on its owner; when the owner cannot be reached, once on the stand-in that all nodes turn to.
+//! - **One load.** While the nodes list the same members and reach each other, a key is loaded once at a time in the
+//!   whole cluster, on its owner; when the owner cannot be reached, once on the stand-in that all nodes turn to.
 //! - **No stampede by impatience.** A load runs to its end or its own limit even if every caller has left.
 //! - **An answer in time.** Every get ends within its limit. A dead peer is noticed in about two seconds, by all gets
 //!   together, and no get pays for it again.
-//! - **Errors are answers.** What a loader fails with reaches every caller, on every node, with its kind; nobody runs it again elsewhere.
+//! - **Errors are answers.** What a loader fails with reaches every caller, on every node, with its kind; nobody runs
+//!   it again elsewhere.
 //! - **Never more bytes than given.** A group's capacity counts keys, values and bookkeeping, and is never exceeded.
 //! - **Removals say what they did.** A [`Receipt`] names every node that may still hold an old value.
 //!
 //! # What it is not
 //!
-//! No database and no message bus: what is in it can be gone at any moment, and comes back from the source. No replication of
-//! writes, no locks, no queries. Peers trust each other: put them on a network of their own.
+//! No database and no message bus: what is in it can be gone at any moment, and comes back from the source. No
+//! replication of writes, no locks, no queries. Peers trust each other: put them on a network of their own.
 //!
 //! # Features
 //!
-//! None is on by default. `postcard` and `json`: codecs for serde types. `test-util`: the in-process network, for tests of services that embed
-//! this crate.
+//! None is on by default. `postcard` and `json`: codecs for serde types. `test-util`: the in-process network, for tests
+//! of services that embed this crate.
 
 mod clock;
 mod codec;

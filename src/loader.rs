@@ -1,7 +1,7 @@
 //! Loaders: the user's code that fills a miss from the source of truth.
 //!
-//! A closure is a [`Loader`]; so is anything that implements the trait. A [`BatchLoader`] takes many keys in one call. Inside, both are
-//! a [`Load`]: called with a list of keys, and never panicking, whatever the user's code does.
+//! A closure is a [`Loader`]; so is anything that implements the trait. A [`BatchLoader`] takes many keys in one call.
+//! Inside, both are a [`Load`]: called with a list of keys, and never panicking, whatever the user's code does.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -32,7 +32,8 @@ impl<V> Loaded<V> {
         Self { value: Some(value), time_to_live: None }
     }
 
-    /// "There is none": callers get [`Error::NotFound`](crate::Error::NotFound) (or `None`), and it is remembered for a while.
+    /// "There is none": callers get [`Error::NotFound`](crate::Error::NotFound) (or `None`), and it is remembered for a
+    /// while.
     #[must_use]
     pub fn none() -> Self {
         Self { value: None, time_to_live: None }
@@ -60,11 +61,12 @@ impl<V> From<Option<V>> for Loaded<V> {
 
 /// Fills a miss from the source of truth. Runs only where the key is owned (or where its owner is stood in for).
 ///
-/// A closure `Fn(Key) -> Future<Output = Result<T, E>>` is one, with `T` a value, an `Option` of it, or a [`Loaded`], and `E` any
-/// error. Implement the trait for a loader with a name and a state.
+/// A closure `Fn(Key) -> Future<Output = Result<T, E>>` is one, with `T` a value, an `Option` of it, or a [`Loaded`],
+/// and `E` any error. Implement the trait for a loader with a name and a state.
 ///
-/// **Cancellation.** A load is not cancelled when its callers leave. The future is dropped when the group's `load_timeout`
-/// has passed or the node's shutdown limit has; it must leave nothing half-done behind then, as any future.
+/// **Cancellation.** A load is not cancelled when its callers leave. The future is dropped when the group's
+/// `load_timeout` has passed or the node's shutdown limit has; it must leave nothing half-done behind then, as any
+/// future.
 ///
 /// ```
 /// use peerage::{BoxError, Key, Loaded, Loader};
@@ -103,8 +105,8 @@ where
 /// Fills many misses in one call, so that a hundred misses are one query.
 ///
 /// A closure `Fn(Vec<Key>) -> Future<Output = Result<I, E>>` is one, with `I` a `HashMap<Key, T>` or anything else that
-/// yields pairs of a key and what was found. Keys that are missing from the result are "there is none"; keys that were not asked for are ignored.
-/// A call that fails fails all its keys.
+/// yields pairs of a key and what was found. Keys that are missing from the result are "there is none"; keys that were
+/// not asked for are ignored. A call that fails fails all its keys.
 ///
 /// Misses that arrive together become one call; a miss that arrives alone does not wait for others. Give it to
 /// [`GroupBuilder::batch_loader`](crate::GroupBuilder::batch_loader).

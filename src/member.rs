@@ -4,8 +4,8 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-/// A node's name. It defaults to the node's address; what owns which slot depends on names (and weights) alone, so a node
-/// that is given a name keeps its slice of the keyspace when its address changes.
+/// A node's name. It defaults to the node's address; what owns which slot depends on names (and weights) alone, so a
+/// node that is given a name keeps its slice of the keyspace when its address changes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeName(Arc<str>);
 
@@ -90,16 +90,16 @@ impl Member {
         Self { name: NodeName::from(address), address: Arc::from(address), weight: 1 }
     }
 
-    /// Gives the node a name of its own, so that it keeps its slice of the keyspace when its address changes. It must be
-    /// the name that the node itself was built with.
+    /// Gives the node a name of its own, so that it keeps its slice of the keyspace when its address changes. It must
+    /// be the name that the node itself was built with.
     #[must_use]
     pub fn named(mut self, name: impl AsRef<str>) -> Self {
         self.name = NodeName::from(name.as_ref());
         self
     }
 
-    /// How much of the keyspace the node takes, relative to the others: 1 (the default) to [`Member::MAX_WEIGHT`]. It must
-    /// be the weight that the node itself was built with.
+    /// How much of the keyspace the node takes, relative to the others: 1 (the default) to [`Member::MAX_WEIGHT`]. It
+    /// must be the weight that the node itself was built with.
     #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;

@@ -73,8 +73,8 @@ impl Members {
 
     /// A number that is equal on nodes that list the same names and weights, and all but surely differs on others.
     ///
-    /// It is the protocol's hash of the members in the order of their names, each as its name, the byte 0xff, and the weight
-    /// as 32 bits, little-endian. No UTF-8 has that byte in it, so no two lists read the same.
+    /// It is the protocol's hash of the members in the order of their names, each as its name, the byte 0xff, and the
+    /// weight as 32 bits, little-endian. No UTF-8 has that byte in it, so no two lists read the same.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut text = Vec::new();
         for Member { name, weight, .. } in &self.sorted {
@@ -159,8 +159,8 @@ fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port))
 }
 
-/// A name or an IPv4 address, or an IPv6 address in brackets. Whether a name resolves is not looked at, only that nothing
-/// in it could be read as another part of a URI.
+/// A name or an IPv4 address, or an IPv6 address in brackets. Whether a name resolves is not looked at, only that
+/// nothing in it could be read as another part of a URI.
 fn is_host(text: &str) -> bool {
     if let Some(inside) = text.strip_prefix('[') {
         return inside.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
@@ -174,8 +174,8 @@ fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-/// A list that names this node must give it the address and weight that it was built with; one that has its address must
-/// give it its name. The latter is what happens to who names a node, but lists its address only.
+/// A list that names this node must give it the address and weight that it was built with; one that has its address
+/// must give it its name. The latter is what happens to who names a node, but lists its address only.
 fn check_against_self(listed: &Member, own: &Member) -> Result<(), ConfigError> {
     let is_self = listed.name == own.name || listed.address == own.address;
     if !is_self || listed == own {
@@ -285,8 +285,8 @@ impl Health {
         self.0 = State::Down(Down { since, failed_at: now, failures, retry_at, why: why.into() });
     }
 
-    /// The peer said that it is shutting down. Its end will show as a failure, and its return as a message; if neither is
-    /// noticed, a later look will tell.
+    /// The peer said that it is shutting down. Its end will show as a failure, and its return as a message; if neither
+    /// is noticed, a later look will tell.
     pub(crate) fn on_draining(&mut self, now: Moment) {
         if matches!(self.0, State::Down(_)) {
             // Its goodbye was overtaken by its end: what there is to wait for now is its return.

@@ -1,15 +1,15 @@
 //! Who owns each slot, and who comes next.
 //!
-//! A [`Placement`] follows from the names and weights of a membership alone, and never changes. It is weighted rendezvous
-//! hashing: every node draws a lot in every slot, and the slot belongs to the node whose lot is best for its weight. The
-//! whole rule, with test vectors for other implementations, is in `proto/peerage/v1/placement.md`.
+//! A [`Placement`] follows from the names and weights of a membership alone, and never changes. It is weighted
+//! rendezvous hashing: every node draws a lot in every slot, and the slot belongs to the node whose lot is best for its
+//! weight. The whole rule, with test vectors for other implementations, is in `proto/peerage/v1/placement.md`.
 //!
 //! What must hold:
 //!
 //! - The same members make the same table, bit for bit, on every platform. Hence integers only, no seed, and members
 //!   that come sorted by name.
-//! - Which of two nodes ranks first in a slot depends on those two alone. Hence movement is minimal: a node that joins or
-//!   leaves never changes the order of the others.
+//! - Which of two nodes ranks first in a slot depends on those two alone. Hence movement is minimal: a node that joins
+//!   or leaves never changes the order of the others.
 //!
 //! A placement knows nothing of addresses, connections or health: an owner that cannot be reached is still the owner.
 
@@ -25,8 +25,8 @@ pub(crate) const MAX_MEMBERS: usize = 10_000;
 
 /// Which node owns a key, and which nodes come next.
 ///
-/// The owner is looked up in a table of 128 KiB; the ranks behind it are worked out when they are asked for. Who owns a key
-/// depends on the nodes' names and weights, never on which of them can be reached.
+/// The owner is looked up in a table of 128 KiB; the ranks behind it are worked out when they are asked for. Who owns a
+/// key depends on the nodes' names and weights, never on which of them can be reached.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Placement {
     /// In the order given: by name.
@@ -126,8 +126,9 @@ struct Draw {
 
 /// Orders by cost per weight, the lesser first; then by lot, the greater first; then by name.
 ///
-/// A lot is as good as a random number; its [`cost`], over the weight, is then exponentially distributed with the weight as
-/// its rate, and the least of such numbers falls to each node with a probability of its weight over the sum of the weights.
+/// A lot is as good as a random number; its [`cost`], over the weight, is then exponentially distributed with the
+/// weight as its rate, and the least of such numbers falls to each node with a probability of its weight over the sum
+/// of the weights.
 fn by_rank(a: &Draw, b: &Draw) -> Ordering {
     // A greater lot never costs more, so between equal weights the lots alone decide, and no logarithm is needed.
     let by_cost = if a.weight == b.weight {
@@ -141,8 +142,9 @@ fn by_rank(a: &Draw, b: &Draw) -> Ordering {
 
 /// The place of the entrant that ranks first in the slot, if there is any. They come by falling weight, then by name.
 ///
-/// Whoever is at least as heavy and drew at least as great a lot ranks before. So, going from heavy to light, only a lot
-/// greater than all before it can win, which makes this a search for the greatest number that seldom stops to compare.
+/// Whoever is at least as heavy and drew at least as great a lot ranks before. So, going from heavy to light, only a
+/// lot greater than all before it can win, which makes this a search for the greatest number that seldom stops to
+/// compare.
 fn winner<'a>(mut entrants: impl Iterator<Item = &'a Entrant>, slot: Slot) -> Option<u16> {
     let slot_hash = slot_hash(slot);
     let mut best = entrants.next()?.draw(slot_hash);
@@ -182,7 +184,8 @@ fn cost(lot: u64) -> u64 {
 const LOG2_DIGITS: u32 = 32;
 
 /// log2(`x`) in units of 2^-32, rounded down, by repeated squaring. It never falls while `x` grows, in spite of the
-/// rounding: each step keeps two numbers in order until their digits differ, and then the greater has the greater digit.
+/// rounding: each step keeps two numbers in order until their digits differ, and then the greater has the greater
+/// digit.
 fn log2(x: u64) -> u64 {
     debug_assert!(x > 0, "zero has no logarithm");
     let shift = x.leading_zeros();

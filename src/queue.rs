@@ -1,12 +1,12 @@
 //! Which loads may begin, and in which order: the limits on a group's loads, as plain state.
 //!
-//! Loads wait in the order in which they came. A **turn** is the permit of one call of the loader; so many can be out at a
-//! time. A turn takes what waits: one load, or for a batch loader as many as fit in a call. A batch loader's turn
-//! is **gathering** from when it is given until it takes: what arrives meanwhile rides along instead of asking for a turn of its own.
-//! When all turns are out, what arrives waits, and so gathers without a timer.
+//! Loads wait in the order in which they came. A **turn** is the permit of one call of the loader; so many can be out
+//! at a time. A turn takes what waits: one load, or for a batch loader as many as fit in a call. A batch loader's turn
+//! is **gathering** from when it is given until it takes: what arrives meanwhile rides along instead of asking for a
+//! turn of its own. When all turns are out, what arrives waits, and so gathers without a timer.
 //!
-//! A load that a loader waits for does not stand in line: it goes **ahead**, on a turn of its own that does not count among the others. So many
-//! of these can be out as loads may wait.
+//! A load that a loader waits for does not stand in line: it goes **ahead**, on a turn of its own that does not count
+//! among the others. So many of these can be out as loads may wait.
 //!
 //! Time is handed in. Nothing here knows what a load is.
 
@@ -56,8 +56,8 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Gives out a turn, if something waits that no other turn is about to take. Who gets it must [`take`](Self::take), and in the end
-    /// [give it back](Self::give_back).
+    /// Gives out a turn, if something waits that no other turn is about to take. Who gets it must [`take`](Self::take),
+    /// and in the end [give it back](Self::give_back).
     pub(crate) fn give_turn(&mut self) -> bool {
         let given = !self.waiting.is_empty() && !self.gathering && self.turns_out < self.limits.turns;
         if given {

@@ -1,8 +1,8 @@
 //! Removals as plain state: their numbers, the order in which nodes are told, and the receipt.
 //!
-//! A removal tells every listed node once about each key, **the key's owner before all others**. Why: a node that has dropped its copy
-//! may ask the owner for the key right away. Were the owner told later, that node would get the old value, keep it, and
-//! nobody would tell it again. Told first, the owner has nothing old to give.
+//! A removal tells every listed node once about each key, **the key's owner before all others**. Why: a node that has
+//! dropped its copy may ask the owner for the key right away. Were the owner told later, that node would get the old
+//! value, keep it, and nobody would tell it again. Told first, the owner has nothing old to give.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,7 +56,8 @@ impl Round {
         Self { owners: stage(&|node, owner| node == owner), others: stage(&|node, owner| node != owner) }
     }
 
-    /// A removal of a whole group: every node is an owner of some of it and holds copies of the rest, so each is told twice.
+    /// A removal of a whole group: every node is an owner of some of it and holds copies of the rest, so each is told
+    /// twice.
     pub(crate) fn of_group(nodes: usize) -> Self {
         let everybody = || (0..nodes).map(|node| (node, Scope::Group)).collect();
         Self { owners: everybody(), others: everybody() }

@@ -1,18 +1,19 @@
 //! Where a request goes: the whole decision, as functions of what is known.
 //!
 //! - The owner is asked; if it is known to be unreachable it is passed over at once.
-//! - In its place one stand-in is asked: the next rank that is not known to be unreachable. All nodes rank alike, so they all
-//!   send the key to the same stand-in, and one load per key holds through a failure too.
+//! - In its place one stand-in is asked: the next rank that is not known to be unreachable. All nodes rank alike, so
+//!   they all send the key to the same stand-in, and one load per key holds through a failure too.
 //! - If that fails as well, the key is loaded here.
 //!
-//! A request that came from a peer is not routed at all: whoever receives it serves it. That, and asking at most two nodes,
-//! is why nodes that disagree on the membership can load twice but never loop.
+//! A request that came from a peer is not routed at all: whoever receives it serves it. That, and asking at most two
+//! nodes, is why nodes that disagree on the membership can load twice but never loop.
 //!
 //! Nodes are named by their index in the placement. Nothing here knows connections or time.
 
 use crate::message::RefusalKind;
 
-/// In which role a node is asked. Whoever is asked serves all the same; it decides what follows when it cannot be reached.
+/// In which role a node is asked. Whoever is asked serves all the same; it decides what follows when it cannot be
+/// reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     Owner,

@@ -1,9 +1,9 @@
 //! The store and the flights of a group, under their locks.
 //!
-//! The keyspace is split over shards; each has a part of the byte budget, the flights of its keys, and one plain mutex for both.
-//! **That the mutex is one for both is what makes removals sound:** the look whether a flight was voided and the install of its value happen in one
-//! critical section, as do the look into the store and the joining of a flight. Sections are short and call no user code
-//! but `V::clone`; values that are taken out are dropped after the lock is.
+//! The keyspace is split over shards; each has a part of the byte budget, the flights of its keys, and one plain mutex
+//! for both. **That the mutex is one for both is what makes removals sound:** the look whether a flight was voided and
+//! the install of its value happen in one critical section, as do the look into the store and the joining of a flight.
+//! Sections are short and call no user code but `V::clone`; values that are taken out are dropped after the lock is.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -105,7 +105,8 @@ pub(crate) struct Shards<V> {
 }
 
 impl<V: Value> Shards<V> {
-    /// Shards for `capacity` bytes, of which hot entries may take `hot_share`. `random` gives the seeds of this process.
+    /// Shards for `capacity` bytes, of which hot entries may take `hot_share`. `random` gives the seeds of this
+    /// process.
     pub(crate) fn new(capacity: usize, hot_share: f64, random: impl Fn() -> u64) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let few = (capacity / SMALLEST_OF_FEW).clamp(1, FEW_SHARDS);
@@ -154,7 +155,8 @@ impl<V: Value> Shards<V> {
         }
     }
 
-    /// Puts an entry in the place of whatever is there, and voids the key's flights: their values are older. Says whether it was kept.
+    /// Puts an entry in the place of whatever is there, and voids the key's flights: their values are older. Says
+    /// whether it was kept.
     pub(crate) fn insert(&self, key: &HashedKey, entry: Entry<V>, place: Place) -> bool {
         let mut dropped = Dropped::default();
         let mut shard = self.shard(key.as_ref());
@@ -214,8 +216,8 @@ fn lock<V>(shard: &Mutex<Shard<V>>) -> MutexGuard<'_, Shard<V>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The duty to land a flight. Dropped without a landing, it lands it with [`Error::Closed`]; by a panic (of the user's `V::clone`, say), with a
-/// failed load.
+/// The duty to land a flight. Dropped without a landing, it lands it with [`Error::Closed`]; by a panic (of the user's
+/// `V::clone`, say), with a failed load.
 #[derive(Debug)]
 #[must_use = "dropping a lead fails everybody who waits for the flight"]
 pub(crate) struct Lead<V: Value> {
@@ -259,14 +261,15 @@ impl<V: Value> Lead<V> {
         Begin::No
     }
 
-    /// Lands the flight: takes it out of the table, keeps its value if `keep` says where and no removal has voided it, and
-    /// wakes who waits. Returns whether it was voided, and the lead of a parked flight of the key that may now begin.
+    /// Lands the flight: takes it out of the table, keeps its value if `keep` says where and no removal has voided it,
+    /// and wakes who waits. Returns whether it was voided, and the lead of a parked flight of the key that may now
+    /// begin.
     pub(crate) fn land(mut self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
         self.set_down(landing, keep)
     }
 
-    /// Where to keep what the flight brought. What was loaded here and is too large for the share of copies is kept among
-    /// the main entries: a stand-in that kept nothing would load for every get.
+    /// Where to keep what the flight brought. What was loaded here and is too large for the share of copies is kept
+    /// among the main entries: a stand-in that kept nothing would load for every get.
     fn place_of(&self, store: &Store<V>, entry: &Entry<V>, place: Place) -> Place {
         let fits = self.kind == Kind::Fetch || store.fits(self.key().as_ref(), entry, place);
         if fits { place } else { Place::Main }
@@ -373,8 +376,8 @@ mod tests {
         since: u64,
     }
 
-    /// Shards, and who leads and waits. Each key has a version, which removals and inserts raise; the value of a load is the version
-    /// at which it began.
+    /// Shards, and who leads and waits. Each key has a version, which removals and inserts raise; the value of a load
+    /// is the version at which it began.
     struct World {
         shards: Arc<Shards<u64>>,
         versions: [u64; KEYS],

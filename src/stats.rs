@@ -77,7 +77,8 @@ counters! {
         failed_busy,
         /// The node was shut down.
         failed_closed,
-        /// Anything else: a key or value beyond the limits, a value without an encoding, a loader that asked for its own key.
+        /// Anything else: a key or value beyond the limits, a value without an encoding, a loader that asked for its
+        /// own key.
         failed_other,
         /// The caller went away before there was an answer.
         abandoned,
@@ -203,13 +204,16 @@ counters! {
         keys,
         /// Keys asked of a stand-in, because the owner could not be reached.
         stood_in,
-        /// Keys that were loaded here although another node owns them, because that node and its stand-in could not serve them.
+        /// Keys that were loaded here although another node owns them, because that node and its stand-in could not
+        /// serve them.
         loaded_here,
-        /// Messages that a peer refused though it was well: it has no such group, or another schema, or the value is too large.
+        /// Messages that a peer refused though it was well: it has no such group, or another schema, or the value is
+        /// too large.
         refused,
         /// Values of peers that did not decode here: another layout under the same schema.
         undecoded,
-        /// Of all the fetches that ended, those that a removal overtook: their value went to who waited and was not kept.
+        /// Of all the fetches that ended, those that a removal overtook: their value went to who waited and was not
+        /// kept.
         voided,
     }
 }
@@ -248,8 +252,8 @@ pub struct CacheUsage {
     pub expiries: u64,
     /// Entries that were not kept because they are larger than a shard of the cache allows.
     pub refusals: u64,
-    /// That size: what a shard of the cache holds. An entry that is larger, with its key and bookkeeping, is not kept; give the
-    /// group more capacity if such are common.
+    /// That size: what a shard of the cache holds. An entry that is larger, with its key and bookkeeping, is not kept;
+    /// give the group more capacity if such are common.
     pub max_entry_bytes: u64,
 }
 

@@ -1,7 +1,8 @@
 //! Who spawns keeps the handle: every task of a node is spawned here, counted, ended and joined.
 //!
-//! There are two kinds. **Work** is what somebody may wait for: loads, fetches, removals. It is given time to end when the node shuts
-//! down, and cut short after that. **Services** are what the work needs: connections, the listener. They are stopped when the work is done.
+//! There are two kinds. **Work** is what somebody may wait for: loads, fetches, removals. It is given time to end when
+//! the node shuts down, and cut short after that. **Services** are what the work needs: connections, the listener. They
+//! are stopped when the work is done.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,8 +72,8 @@ impl Tasks {
         Ok(self.runtime.get_or_init(|| current))
     }
 
-    /// Spawns work. If the node is cut short it is dropped where it stands; what it leads lands with [`Error::Closed`] then, as it
-    /// does when there is no runtime.
+    /// Spawns work. If the node is cut short it is dropped where it stands; what it leads lands with [`Error::Closed`]
+    /// then, as it does when there is no runtime.
     pub(crate) fn work(&self, kind: Work, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(runtime) = self.runtime() else { return };
         let (cut, cut_short) = (self.cut.clone(), Arc::clone(&self.cut_short));

@@ -20,7 +20,8 @@ fn keys(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("key-{number}")).collect()
 }
 
-/// A batch loader of so many keys a call that takes a while, knows no key that ends with `!`, and fails for one that ends with `?`.
+/// A batch loader of so many keys a call that takes a while, knows no key that ends with `!`, and fails for one that
+/// ends with `?`.
 fn batches(runs: &Runs, index: usize, node: &Node, per_call: usize) -> Group<String> {
     let runs = runs.clone();
     let loader = move |keys: Vec<Key>| {

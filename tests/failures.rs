@@ -1,5 +1,5 @@
-//! Owners that are killed, go silent, come back; links that flap or work one way: about one load per key, and nobody waits
-//! for the same dead peer twice.
+//! Owners that are killed, go silent, come back; links that flap or work one way: about one load per key, and nobody
+//! waits for the same dead peer twice.
 
 #[path = "support/cluster.rs"]
 mod cluster;

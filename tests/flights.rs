@@ -1,5 +1,5 @@
-//! One flight per key: however many ask, whatever becomes of them, and whatever the loader does, the loader runs as often
-//! as it must and no more, everybody gets an answer within the limits, and nothing is left behind.
+//! One flight per key: however many ask, whatever becomes of them, and whatever the loader does, the loader runs as
+//! often as it must and no more, everybody gets an answer within the limits, and nothing is left behind.
 
 #![cfg(feature = "test-util")]
 
@@ -479,7 +479,8 @@ async fn a_loader_pulls_what_it_asks_for_out_of_the_line() {
         let blocker = cluster.key_of(owners[1], 9);
         let first = ask(&cluster.groups[0], &keys[0]);
         until("the load has begun", || runs.total() == 1).await;
-        // It stands in line behind the first, or behind another load of the other node, when the first load asks for it.
+        // It stands in line behind the first, or behind another load of the other node, when the first load asks for
+        // it.
         let others = [ask(&cluster.groups[owners[1]], &blocker), ask(&cluster.groups[owners[1]], &keys[1])];
         assert_eq!(first.await.unwrap().unwrap(), format!("{} with value of {}", keys[0], keys[1]), "{owners:?}");
         for other in others {

@@ -31,7 +31,8 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
 }
 
-/// Every source file but the crate's front page and the files of tests: its room, and its text up to its tests, without comments.
+/// Every source file but the crate's front page and the files of tests: its room, and its text up to its tests, without
+/// comments.
 fn rooms() -> Vec<(String, PathBuf, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let files = sources(&src).into_iter().filter(|path| !path.ends_with("lib.rs") && !path.ends_with("tests.rs"));

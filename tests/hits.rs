@@ -1,4 +1,5 @@
-//! What a hit costs, and what the cache holds: allocations and bytes, as the allocator counts them on the test's thread.
+//! What a hit costs, and what the cache holds: allocations and bytes, as the allocator counts them on the test's
+//! thread.
 
 #![cfg(feature = "test-util")]
 

@@ -1,4 +1,5 @@
-//! How a node starts and ends: what is in flight is finished or cut short and told, every task is joined, nothing is left.
+//! How a node starts and ends: what is in flight is finished or cut short and told, every task is joined, nothing is
+//! left.
 
 #[path = "support/cluster.rs"]
 mod cluster;

@@ -1,5 +1,5 @@
-//! Removals are kept promises: once a receipt says that everybody is reached, no get that starts later, on any node, returns
-//! a value whose load began before.
+//! Removals are kept promises: once a receipt says that everybody is reached, no get that starts later, on any node,
+//! returns a value whose load began before.
 
 #[path = "support/cluster.rs"]
 mod cluster;
@@ -355,7 +355,8 @@ impl Nosy {
             return;
         }
         self.nose.asked.fetch_add(1, Ordering::SeqCst);
-        // What is found is cloned under a lock, and such a clone may not ask: a value that asks when cloned finds nothing here.
+        // What is found is cloned under a lock, and such a clone may not ask: a value that asks when cloned finds
+        // nothing here.
         if when == When::Cloned {
             assert!(group.peek(&self.key).is_none());
         } else if self.nose.got.lock().unwrap().insert(self.key.clone()) {

@@ -1,5 +1,5 @@
-//! From outside: a plain tonic client, generated from the proto and with no peerage in it, asks the unary `Get`; and whatever
-//! else comes in at the port fails alone.
+//! From outside: a plain tonic client, generated from the proto and with no peerage in it, asks the unary `Get`; and
+//! whatever else comes in at the port fails alone.
 
 use std::sync::Arc;
 use std::time::Duration;

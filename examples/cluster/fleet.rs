@@ -1,7 +1,7 @@
 //! The three service processes: started, killed, started again, ended.
 //!
-//! Whatever happens to the driver, nothing is left running: dropping the [`Fleet`] kills its processes by their handles, and
-//! a process whose driver is gone without a word sees its standard input end (see `service.rs`).
+//! Whatever happens to the driver, nothing is left running: dropping the [`Fleet`] kills its processes by their
+//! handles, and a process whose driver is gone without a word sees its standard input end (see `service.rs`).
 
 use std::collections::HashSet;
 use std::env;
@@ -181,8 +181,8 @@ fn configs(directory: &Path, database: &Path, query_ms: u64) -> Result<Vec<Confi
     Ok((0..NODES).map(config).collect())
 }
 
-/// Addresses on which nobody listens, below the ports that systems give to outgoing connections: while a killed service is
-/// down, nothing else gets its port by chance.
+/// Addresses on which nobody listens, below the ports that systems give to outgoing connections: while a killed service
+/// is down, nothing else gets its port by chance.
 fn free_ports(count: usize) -> Result<Vec<SocketAddr>> {
     const ATTEMPTS: usize = 1_000;
     let random = (0..ATTEMPTS).map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, fastrand::u16(20_000..32_000))));

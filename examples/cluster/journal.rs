@@ -1,9 +1,9 @@
 //! What was asked of the database, in a form that survives `kill -9`.
 //!
-//! A counter in a service's memory dies with the service, and what it counted since somebody last looked is lost. So each
-//! service appends a line to its journal, a file, *before* each query: what a process has written stays in the file when the
-//! process is killed, and a query can at worst be counted that was never run, never the other way round. A service that is
-//! started again appends to the same file.
+//! A counter in a service's memory dies with the service, and what it counted since somebody last looked is lost. So
+//! each service appends a line to its journal, a file, *before* each query: what a process has written stays in the
+//! file when the process is killed, and a query can at worst be counted that was never run, never the other way round.
+//! A service that is started again appends to the same file.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -20,7 +20,8 @@ impl Journal {
 
     /// Notes that the database is about to be asked for `key`.
     ///
-    /// One write of a short line to a file in append mode: lines of several threads do not mix, and a kill leaves no half ones.
+    /// One write of a short line to a file in append mode: lines of several threads do not mix, and a kill leaves no
+    /// half ones.
     pub(crate) fn note(&self, key: &str) -> io::Result<()> {
         (&self.0).write_all(format!("{}\n", key.escape_default()).as_bytes())
     }

@@ -1,8 +1,8 @@
 //! One cache out of three processes, at work: `cargo run --release --example cluster`.
 //!
-//! The program starts itself three more times. Each of the three is a small HTTP service that finds airports: it asks its
-//! peerage group, and the group's loader asks an SQLite database. The program itself then is the driver: it sends requests
-//! to all three, checks each answer, kills one of them half-way, starts it again, and tells what happened.
+//! The program starts itself three more times. Each of the three is a small HTTP service that finds airports: it asks
+//! its peerage group, and the group's loader asks an SQLite database. The program itself then is the driver: it sends
+//! requests to all three, checks each answer, kills one of them half-way, starts it again, and tells what happened.
 //!
 //! ```text
 //!                 driver ── HTTP ──▶ service 1 ◀─┐

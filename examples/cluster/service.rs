@@ -1,11 +1,12 @@
 //! One of the three services: airports over HTTP, behind a peerage cache.
 //!
-//! - `GET /airports/{code}` answers with the airport, or 404. The header [`Way::HEADER`] says where the answer came from.
+//! - `GET /airports/{code}` answers with the airport, or 404. The header [`Way::HEADER`] says where the answer came
+//!   from.
 //! - `GET /stats` shows what peerage counts.
 //! - `GET /ready` succeeds once the service has reached all its peers.
 //!
-//! A service lives as long as its standard input stays open. The driver holds the other end, so that no service outlives
-//! it, however it ends.
+//! A service lives as long as its standard input stays open. The driver holds the other end, so that no service
+//! outlives it, however it ends.
 
 use std::io;
 use std::net::SocketAddr;
@@ -100,7 +101,8 @@ async fn airport(State(service): State<Service>, Path(code): Path<String>) -> Re
     }
 }
 
-/// Errors keep their kind on the way through peerage, so that a service can answer each with what its callers should do.
+/// Errors keep their kind on the way through peerage, so that a service can answer each with what its callers should
+/// do.
 fn status(error: &Error) -> StatusCode {
     match error {
         Error::Busy | Error::Closed => StatusCode::SERVICE_UNAVAILABLE,
@@ -113,8 +115,8 @@ async fn stats(State(service): State<Service>) -> String {
     format!("{:#?}\n{:#?}\n", service.airports.stats(), service.node.stats())
 }
 
-/// A node that has not reached its peers yet serves all the same, and loads what it cannot fetch. The driver starts three at
-/// once, and its count of queries should not begin with that.
+/// A node that has not reached its peers yet serves all the same, and loads what it cannot fetch. The driver starts
+/// three at once, and its count of queries should not begin with that.
 async fn ready(State(service): State<Service>) -> StatusCode {
     let peers = service.node.stats().peers;
     let ready = peers.iter().filter(|peer| peer.listed).all(|peer| peer.state == PeerState::Up);

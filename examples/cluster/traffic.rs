@@ -19,7 +19,8 @@ use crate::workload::{Request, Workload};
 /// After so many failures it is clear that something is broken, and the rest of the requests are not sent.
 const FAILURES_LIMIT: usize = 50;
 
-/// The last requests wait until the killed service has returned, so that on any machine there is something to tell of it.
+/// The last requests wait until the killed service has returned, so that on any machine there is something to tell of
+/// it.
 const SHARE_BEFORE_RETURN: f64 = 0.8;
 
 #[derive(Debug)]
@@ -137,8 +138,8 @@ impl Traffic {
         Ok(self.workload.request(number))
     }
 
-    /// Sends a request to its node, and to the next ones in rotation as long as it is lost. Says who had it in the end, and how
-    /// often it was sent again.
+    /// Sends a request to its node, and to the next ones in rotation as long as it is lost. Says who had it in the end,
+    /// and how often it was sent again.
     async fn send(&self, request: Request) -> (usize, u64, Outcome) {
         let key = self.workload.key(request);
         let mut node = self.in_rotation(usize::from(request.node));

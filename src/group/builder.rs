@@ -28,8 +28,8 @@ pub(crate) struct Home {
 
 /// Builds a [`Group`]; made by [`Node::group`](crate::Node::group). All checks happen in [`build`](Self::build).
 ///
-/// The loader, the codec, the capacity and the lives should be the same on every node of the cluster; the schema and the codec
-/// must be.
+/// The loader, the codec, the capacity and the lives should be the same on every node of the cluster; the schema and
+/// the codec must be.
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct GroupBuilder<C = Raw, L = ()> {
     home: Home,
@@ -112,37 +112,41 @@ impl<C, L> GroupBuilder<C, L> {
         GroupBuilder { home, name, config, codec, loader }
     }
 
-    /// What fills a miss: a closure `Fn(Key) -> Future<Output = Result<T, E>>`, or a [`Loader`]. A group needs this or a
-    /// [`batch_loader`](Self::batch_loader).
+    /// What fills a miss: a closure `Fn(Key) -> Future<Output = Result<T, E>>`, or a [`Loader`]. A group needs this or
+    /// a [`batch_loader`](Self::batch_loader).
     pub fn loader<M>(self, loader: M) -> GroupBuilder<C, OneByOne<M>> {
         let Self { home, name, config, codec, .. } = self;
         GroupBuilder { home, name, config, codec, loader: OneByOne(loader) }
     }
 
-    /// What fills many misses in one call, of at most `per_call` keys: a closure `Fn(Vec<Key>) -> Future<Output =
-    /// Result<I, E>>`, with `I` yielding pairs of a key and its value, or a [`BatchLoader`]. Misses that arrive together
-    /// (all that a `get_many` misses, or what comes while all permits for loads are out) become one call; a lone miss does not wait.
+    /// What fills many misses in one call, of at most `per_call` keys: a closure
+    /// `Fn(Vec<Key>) -> Future<Output = Result<I, E>>`, with `I` yielding pairs of a key and its value, or a
+    /// [`BatchLoader`]. Misses that arrive together (all that a `get_many` misses, or what comes while all permits for
+    /// loads are out) become one call; a lone miss does not wait.
     pub fn batch_loader<M>(self, per_call: usize, loader: M) -> GroupBuilder<C, InBatches<M>> {
         let Self { home, name, config, codec, .. } = self;
         GroupBuilder { home, name, config, codec, loader: InBatches { loader, per_call } }
     }
 
-    /// The most that the group's cache takes on this node, in bytes: keys, values and bookkeeping. Default: 64 MiB; at least 4 KiB.
-    /// It is never exceeded, and split over shards: an entry larger than a shard
-    /// ([`CacheUsage::max_entry_bytes`](crate::CacheUsage::max_entry_bytes): a quarter of the capacity or at least 4 MiB) is handed out but not kept.
+    /// The most that the group's cache takes on this node, in bytes: keys, values and bookkeeping. Default: 64 MiB; at
+    /// least 4 KiB. It is never exceeded, and split over shards: an entry larger than a shard
+    /// ([`CacheUsage::max_entry_bytes`](crate::CacheUsage::max_entry_bytes): a quarter of the capacity or at least 4
+    /// MiB) is handed out but not kept.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.config.capacity = bytes;
         self
     }
 
-    /// The part of the capacity that copies of other nodes' keys may take, from 0.0 (nothing that was fetched is kept) to 1.0. Default: 0.125.
+    /// The part of the capacity that copies of other nodes' keys may take, from 0.0 (nothing that was fetched is kept)
+    /// to 1.0. Default: 0.125.
     pub fn hot_share(mut self, share: f64) -> Self {
         self.config.hot_share = share;
         self
     }
 
-    /// How long a value may be served, from the end of its load, unless the loader says otherwise for this one. Default: until it is evicted or
-    /// removed. **Always set it** where the source can change: it bounds how stale a value can get when all else fails.
+    /// How long a value may be served, from the end of its load, unless the loader says otherwise for this one.
+    /// Default: until it is evicted or removed. **Always set it** where the source can change: it bounds how stale a
+    /// value can get when all else fails.
     pub fn time_to_live(mut self, life: Duration) -> Self {
         self.config.time_to_live = Some(life);
         self
@@ -154,15 +158,15 @@ impl<C, L> GroupBuilder<C, L> {
         self
     }
 
-    /// By what part of itself a life is shortened at most, at random, so that entries that were loaded together do not expire
-    /// together; from 0.0 to 1.0. Default: 0.1.
+    /// By what part of itself a life is shortened at most, at random, so that entries that were loaded together do not
+    /// expire together; from 0.0 to 1.0. Default: 0.1.
     pub fn jitter(mut self, part: f64) -> Self {
         self.config.jitter = part;
         self
     }
 
-    /// How long a get waits, whatever for; [`GetOptions::timeout`](crate::GetOptions::timeout) sets it for one get. Default: 15 s. What the get has
-    /// started goes on after that.
+    /// How long a get waits, whatever for; [`GetOptions::timeout`](crate::GetOptions::timeout) sets it for one get.
+    /// Default: 15 s. What the get has started goes on after that.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.config.timeout = limit;
         self
@@ -174,34 +178,36 @@ impl<C, L> GroupBuilder<C, L> {
         self
     }
 
-    /// How long a load may wait for its turn. Default: 5 s. Who waits for it gets [`Error::Busy`](crate::Error::Busy) then.
+    /// How long a load may wait for its turn. Default: 5 s. Who waits for it gets [`Error::Busy`](crate::Error::Busy)
+    /// then.
     pub fn load_queue_timeout(mut self, limit: Duration) -> Self {
         self.config.load_queue_timeout = limit;
         self
     }
 
-    /// How many calls of the loader run at a time on this node; more wait in order. Default: 64; at least 1. A get from inside a loader takes
-    /// no permit of its own.
+    /// How many calls of the loader run at a time on this node; more wait in order. Default: 64; at least 1. A get from
+    /// inside a loader takes no permit of its own.
     pub fn max_concurrent_loads(mut self, count: usize) -> Self {
         self.config.max_concurrent_loads = count;
         self
     }
 
-    /// How many loads may wait for their turn. Default: 10,000. Beyond it, callers get [`Error::Busy`](crate::Error::Busy) at once.
+    /// How many loads may wait for their turn. Default: 10,000. Beyond it, callers get
+    /// [`Error::Busy`](crate::Error::Busy) at once.
     pub fn max_queued_loads(mut self, count: usize) -> Self {
         self.config.max_queued_loads = count;
         self
     }
 
-    /// How long a removal or an insert waits for each of its two steps (the owner, then everybody else). Default: 1 s. Who has
-    /// not answered by then is pending in the receipt.
+    /// How long a removal or an insert waits for each of its two steps (the owner, then everybody else). Default: 1 s.
+    /// Who has not answered by then is pending in the receipt.
     pub fn removal_timeout(mut self, limit: Duration) -> Self {
         self.config.removal_timeout = limit;
         self
     }
 
-    /// A number for the layout of the group's values. Default: 0. Change it when the layout changes: nodes of different schemas load for
-    /// themselves instead of decoding each other's values.
+    /// A number for the layout of the group's values. Default: 0. Change it when the layout changes: nodes of different
+    /// schemas load for themselves instead of decoding each other's values.
     pub fn schema(mut self, schema: u32) -> Self {
         self.config.schema = schema;
         self

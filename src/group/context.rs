@@ -30,8 +30,8 @@ impl Context {
     }
 }
 
-/// Held by every handle that a user has, of the node and of its groups; when the last is dropped, the node shuts down. What the node itself
-/// holds (its groups, their loaders) does not keep it alive.
+/// Held by every handle that a user has, of the node and of its groups; when the last is dropped, the node shuts down.
+/// What the node itself holds (its groups, their loaders) does not keep it alive.
 pub(crate) struct Life {
     end: Box<dyn Fn() + Send + Sync>,
 }

@@ -1,8 +1,8 @@
 //! Fetches: from a flight that another node's answer will land, to that answer, or to what is done without it.
 //!
-//! What an outcome means: an answer, whatever its kind, goes to the callers. A peer that cannot be reached is stood in for by one other; if
-//! that one cannot be reached either, or if the peer is well but cannot serve this group, the key is loaded here, in the table
-//! of loads, like any other load of this node.
+//! What an outcome means: an answer, whatever its kind, goes to the callers. A peer that cannot be reached is stood in
+//! for by one other; if that one cannot be reached either, or if the peer is well but cannot serve this group, the key
+//! is loaded here, in the table of loads, like any other load of this node.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ use crate::wire;
 
 use super::inner::Inner;
 
-/// One in so many fetched values is kept as a hot copy: a key that is asked for often gets there soon, one that is not seldom does.
+/// One in so many fetched values is kept as a hot copy: a key that is asked for often gets there soon, one that is not
+/// seldom does.
 const KEEP_ONE_IN: f64 = 10.0;
 
 /// What a fetch is told by who starts it.
@@ -157,7 +158,7 @@ impl<V: Value> Inner<V> {
                     Err(error) => {
                         // Once for all: what does not decode here will not tomorrow.
                         if self.fetches.undecoded.first() {
-                            tracing::warn!(group = %self.name, %peer, %error, "a peer's value does not decode: loading here");
+                            tracing::warn!(group = %self.name, %peer, %error, "a peer's value does not decode");
                         }
                         undecoded.push(lead);
                     }
@@ -223,7 +224,8 @@ impl<V: Value> Inner<V> {
     async fn load_instead(self: &Arc<Self>, trip: &Trip, leads: Vec<Lead<V>>) {
         self.fetches.loaded_here.add(leads.len() as u64);
         let boarded = self.board_loads(leads.iter().map(Lead::key), trip.terms.outer.as_ref());
-        // A loader may have joined the fetch since it began: what the fetch now waits for must not stand in line behind that loader.
+        // A loader may have joined the fetch since it began: what the fetch now waits for must not stand in line behind
+        // that loader.
         for lead in leads.iter().filter(|lead| lead.flight().is_hurried()) {
             self.pull_ahead(lead.key().as_ref());
         }

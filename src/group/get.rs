@@ -207,7 +207,8 @@ impl<V: Value> Inner<V> {
     }
 }
 
-/// Whether a flight ended with the time limit of whoever started it: who joined it may still have time, and goes round again.
+/// Whether a flight ended with the time limit of whoever started it: who joined it may still have time, and goes round
+/// again.
 fn is_others_limit<V>(landing: &Landing<V>) -> bool {
     matches!(landing, Err(Error::Timeout { .. }))
 }

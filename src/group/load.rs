@@ -1,8 +1,8 @@
 //! Loads: from a flight that waits for its turn to the value in the cache.
 //!
-//! A load runs in a task that the node owns, to its end or its limit, whoever waits or has left. It goes: line up → turn → **begin**
-//! (the loader is called) → land. A get from inside a loader is not lined up: the turn of the load that asks covers it, or two
-//! loaders that wait for one another's keys could use up all turns.
+//! A load runs in a task that the node owns, to its end or its limit, whoever waits or has left. It goes: line up →
+//! turn → **begin** (the loader is called) → land. A get from inside a loader is not lined up: the turn of the load
+//! that asks covers it, or two loaders that wait for one another's keys could use up all turns.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -72,7 +72,8 @@ impl<V: Value> Boarded<V> {
 }
 
 impl<V: Value> Inner<V> {
-    /// Looks for keys, joins their loads, or starts them: for whoever has to have them loaded here, whatever the placement says.
+    /// Looks for keys, joins their loads, or starts them: for whoever has to have them loaded here, whatever the
+    /// placement says.
     pub(super) fn board_loads<'a>(
         self: &Arc<Self>,
         keys: impl Iterator<Item = &'a HashedKey>,
@@ -111,7 +112,8 @@ impl<V: Value> Inner<V> {
         (line.queue.turns_out() as u64, line.queue.len() as u64)
     }
 
-    /// Starts loads: lines them up, or lets them run at once if a loader asks. Those for which there is no room land with [`Error::Busy`].
+    /// Starts loads: lines them up, or lets them run at once if a loader asks. Those for which there is no room land
+    /// with [`Error::Busy`].
     pub(super) fn start_loads(self: &Arc<Self>, leads: Vec<Lead<V>>, outer: Option<&Arc<Inside>>) {
         let queued = leads.into_iter().map(|lead| Queued { lead, outer: outer.cloned() });
         if outer.is_some() {

@@ -1,7 +1,7 @@
 //! The group: a named keyspace with its own loader, codec, capacity and policies.
 //!
-//! [`Group`] is the face; behind it, one file for each way through: `get.rs` for callers, `load.rs` and `fetch.rs` for the
-//! flights that they start, `serve.rs` for what peers ask, `remove.rs` for removals and inserts.
+//! [`Group`] is the face; behind it, one file for each way through: `get.rs` for callers, `load.rs` and `fetch.rs` for
+//! the flights that they start, `serve.rs` for what peers ask, `remove.rs` for removals and inserts.
 
 mod builder;
 mod context;
@@ -38,12 +38,12 @@ pub(crate) use registry::{Registry, Serve};
 ///
 /// A handle, cheap to clone; any clone keeps the node running. Made by [`Node::group`](crate::Node::group).
 ///
-/// **How long a get takes.** Every get ends within its limit (the group's `timeout`, or
-/// [`GetOptions::timeout`]). A load ends within `load_queue_timeout` + `load_timeout`, or twice the latter
-/// if removals overtake it; a fetch from a peer that is lost on the way costs about two seconds once, for all gets together.
+/// **How long a get takes.** Every get ends within its limit (the group's `timeout`, or [`GetOptions::timeout`]). A
+/// load ends within `load_queue_timeout` + `load_timeout`, or twice the latter if removals overtake it; a fetch from a
+/// peer that is lost on the way costs about two seconds once, for all gets together.
 ///
-/// **Cancellation.** Any future here can be dropped. What a dropped get has started goes on for those who joined it, and
-/// fills the cache; a dropped removal is carried out all the same.
+/// **Cancellation.** Any future here can be dropped. What a dropped get has started goes on for those who joined it,
+/// and fills the cache; a dropped removal is carried out all the same.
 pub struct Group<V: Value> {
     inner: Arc<Inner<V>>,
     life: Arc<Life>,
@@ -93,9 +93,9 @@ impl<V: Value> Group<V> {
         }
     }
 
-    /// The values of many keys, in the order of the keys, each with its own error. One message goes to each node that owns some of them, and is
-    /// answered when the slowest of its keys is. More misses at once than the group lets wait for their loads
-    /// ([`max_queued_loads`](GroupBuilder::max_queued_loads)) get [`Error::Busy`].
+    /// The values of many keys, in the order of the keys, each with its own error. One message goes to each node that
+    /// owns some of them, and is answered when the slowest of its keys is. More misses at once than the group lets wait
+    /// for their loads ([`max_queued_loads`](GroupBuilder::max_queued_loads)) get [`Error::Busy`].
     pub fn get_many<K: AsKey>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -116,16 +116,18 @@ impl<V: Value> Group<V> {
 
     /// Puts a value in the cache of the key's owner, and takes the key out of all others.
     ///
-    /// If the owner does not take it at once, it acts as a removal ([`Receipt::stored`]). The order of two inserts of one key is the owner's; to
-    /// make the cluster see a change, prefer [`remove`](Self::remove).
+    /// If the owner does not take it at once, it acts as a removal ([`Receipt::stored`]). The order of two inserts of
+    /// one key is the owner's; to make the cluster see a change, prefer [`remove`](Self::remove).
     ///
     /// # Errors
-    /// If the key is too long, or the value has no encoding or too long a one; or the node is shut down. Nothing was changed then.
+    /// If the key is too long, or the value has no encoding or too long a one; or the node is shut down. Nothing was
+    /// changed then.
     pub fn insert(&self, key: &(impl AsKey + ?Sized), value: V) -> impl Future<Output = Result<Receipt, Error>> + Send {
         self.insert_with(key, Loaded::value(value))
     }
 
-    /// The same with what a loader could have returned: a value with a time to live of its own, or "there is none", which acts as a removal.
+    /// The same with what a loader could have returned: a value with a time to live of its own, or "there is none",
+    /// which acts as a removal.
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
@@ -140,12 +142,13 @@ impl<V: Value> Group<V> {
 
     /// Takes a key out of every cache of the cluster.
     ///
-    /// When the receipt says [`everywhere`](Receipt::everywhere), no get that starts later, on any node, returns a value whose load began
-    /// before this call, provided that all nodes list the same members and none holds the key's owner for unreachable meanwhile. (It would ask a
-    /// stand-in that may not have been told yet, and could keep what it gets until its life ends.)
+    /// When the receipt says [`everywhere`](Receipt::everywhere), no get that starts later, on any node, returns a
+    /// value whose load began before this call, provided that all nodes list the same members and none holds the key's
+    /// owner for unreachable meanwhile. (It would ask a stand-in that may not have been told yet, and could keep what
+    /// it gets until its life ends.)
     ///
-    /// It returns within twice the group's `removal_timeout`. Nodes that cannot be reached are pending in the receipt. Remove after
-    /// the change is committed at the source.
+    /// It returns within twice the group's `removal_timeout`. Nodes that cannot be reached are pending in the receipt.
+    /// Remove after the change is committed at the source.
     ///
     /// # Errors
     /// If the key is too long or the node is shut down.

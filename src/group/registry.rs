@@ -16,7 +16,8 @@ use crate::stats::GroupStats;
 pub(crate) trait Serve: Send + Sync {
     fn schema(&self) -> u32;
 
-    /// Serves keys as their owner, whatever the placement says: from the cache, or by a load on this node. Never forwards.
+    /// Serves keys as their owner, whatever the placement says: from the cache, or by a load on this node. Never
+    /// forwards.
     fn serve(&self, keys: Vec<Key>, time_limit: Duration, nested: bool) -> BoxFuture<'_, Result<Vec<Answer>, Refusal>>;
 
     /// Applies a removal of another node.

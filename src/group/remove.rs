@@ -1,7 +1,7 @@
 //! Removals and inserts: one numbered round to all listed nodes, and a receipt.
 //!
-//! A round runs in a task that the node owns: a caller that goes away does not leave it half done. Who does not answer in time is pending in
-//! the receipt; the message to it stays under way for a while.
+//! A round runs in a task that the node owns: a caller that goes away does not leave it half done. Who does not answer
+//! in time is pending in the receipt; the message to it stays under way for a while.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,7 +51,8 @@ impl<V: Value> Inner<V> {
         self.in_a_task(async move { Ok(group.removal_round(scope).await) }).await
     }
 
-    /// Puts a value in its owner's cache, and takes the key out of all others. If the owner does not take it, it is a removal.
+    /// Puts a value in its owner's cache, and takes the key out of all others. If the owner does not take it, it is a
+    /// removal.
     pub(super) async fn insert(self: &Arc<Self>, key: HashedKey, loaded: Loaded<V>) -> Result<Receipt, Error> {
         let Loaded { value: Some(value), time_to_live } = loaded else {
             return self.remove(Scope::Keys(vec![key.key])).await;
@@ -105,7 +106,8 @@ impl<V: Value> Inner<V> {
                 Ok(stored) => stored,
                 Err(Unsent::Pending(why)) => {
                     told.insert(owner, Told::Pending { why });
-                    // Should it get the value after all, a drop follows: a value that was not stored in time is not stored later.
+                    // Should it get the value after all, a drop follows: a value that was not stored in time is not
+                    // stored later.
                     round.others.append(&mut round.owners);
                     false
                 }
@@ -120,7 +122,8 @@ impl<V: Value> Inner<V> {
         Ok(self.receipt(&view, &id, stored, told))
     }
 
-    /// Puts a value in this node's cache, if this node owns the key; says whether it was kept. To anybody else it is a removal.
+    /// Puts a value in this node's cache, if this node owns the key; says whether it was kept. To anybody else it is a
+    /// removal.
     pub(super) fn install(&self, key: &HashedKey, loaded: Loaded<V>) -> Result<bool, Error> {
         let place = self.context.peers.view().place(key.hash);
         let (landed, keep) = self.settle(loaded, self.now(), place)?;

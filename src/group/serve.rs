@@ -1,7 +1,7 @@
 //! What peers ask of a group on this node.
 //!
-//! A request from a peer is served here, whatever the placement says: from the cache, or by a load of this node. It is never
-//! forwarded, and it waits for loads only, never for a fetch.
+//! A request from a peer is served here, whatever the placement says: from the cache, or by a load of this node. It is
+//! never forwarded, and it waits for loads only, never for a fetch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +63,8 @@ impl<V: Value> Inner<V> {
         let landings = self.serve_all(keys, time_limit, nested).await;
         let mut answers = Vec::with_capacity(landings.len());
         for (tally, landing) in tallies.into_iter().zip(landings) {
-            // Read before the value is encoded: what that takes has to count as the way, or the copy would outlive the original.
+            // Read before the value is encoded: what that takes has to count as the way, or the copy would outlive the
+            // original.
             let now = self.now();
             let landing = landing.and_then(|landed| Ok((self.to_outcome(&landed, now)?, landed)));
             let outcome = match landing {

@@ -1,11 +1,12 @@
 //! The asking end of the gRPC transport.
 //!
-//! A [`GrpcConnection`] is one TCP connection, from its first byte to its last. A gRPC channel would like to mend itself, by
-//! connecting anew whenever it has to; here it must not, because what the node knows of a peer (its incarnation, what it
-//! has been told) it knows of a connection. So the channel gets a connector that has one stream to give.
+//! A [`GrpcConnection`] is one TCP connection, from its first byte to its last. A gRPC channel would like to mend
+//! itself, by connecting anew whenever it has to; here it must not, because what the node knows of a peer (its
+//! incarnation, what it has been told) it knows of a connection. So the channel gets a connector that has one stream to
+//! give.
 //!
-//! That stream also tells what a channel keeps to itself: when the peer has begun to speak HTTP/2, and, by being dropped,
-//! that the connection is over, even if nobody has asked anything on it.
+//! That stream also tells what a channel keeps to itself: when the peer has begun to speak HTTP/2, and, by being
+//! dropped, that the connection is over, even if nobody has asked anything on it.
 
 use std::future::{Ready, ready};
 use std::io;
@@ -98,8 +99,8 @@ fn endpoint(address: &str, config: &NodeConfig) -> Result<Endpoint, tonic::trans
 }
 
 impl Signs {
-    /// The channel believes itself connected when it has sent its greeting. A listener whose process hangs gets that far:
-    /// only the peer's own greeting says that somebody is there.
+    /// The channel believes itself connected when it has sent its greeting. A listener whose process hangs gets that
+    /// far: only the peer's own greeting says that somebody is there.
     async fn wait_for_greeting(&self) -> io::Result<()> {
         tokio::select! {
             biased;

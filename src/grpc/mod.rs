@@ -25,13 +25,14 @@ pub(crate) use client::GrpcTransport;
 pub use server::PeerService;
 pub(crate) use server::serve;
 
-/// How many bytes of one stream may be on their way unacknowledged, and of all streams of a connection together. A single
-/// value then moves at 1 Gbit/s over 16 ms of distance, and no value blocks the connection for the others.
+/// How many bytes of one stream may be on their way unacknowledged, and of all streams of a connection together. A
+/// single value then moves at 1 Gbit/s over 16 ms of distance, and no value blocks the connection for the others.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
-/// How many requests of one connection a server works on at a time. More wait at the client, behind whatever is slow: so it is more
-/// than a group lets wait for its loads, and a peer that asks for too much is told that the group is busy.
+/// How many requests of one connection a server works on at a time. More wait at the client, behind whatever is slow:
+/// so it is more than a group lets wait for its loads, and a peer that asks for too much is told that the group is
+/// busy.
 const CONCURRENT_STREAMS: u32 = 16_384;
 
 /// The status that tells a client of a refusal. Its code and message are for any client; ours read the details.
@@ -49,9 +50,9 @@ fn status_of(refusal: &Refusal) -> Status {
 
 /// What a failed call means.
 ///
-/// A status with our details was sent by the peer on purpose. One with a source was made up on this side out of a failure of
-/// the connection, whatever its code says. What remains was sent by gRPC itself, on the other side or on this one: it had a
-/// message that it could not take, or it is not a peer that we know how to talk to.
+/// A status with our details was sent by the peer on purpose. One with a source was made up on this side out of a
+/// failure of the connection, whatever its code says. What remains was sent by gRPC itself, on the other side or on
+/// this one: it had a message that it could not take, or it is not a peer that we know how to talk to.
 fn call_error_of(status: &Status) -> CallError {
     if let Some(refusal) = wire::refusal_in(status.details()) {
         return refusal.into();

@@ -1,7 +1,7 @@
 //! The answering end of the gRPC transport.
 //!
-//! [`PeerService`] turns gRPC calls into calls of a [`Handler`]; [`serve`] puts it behind a listener of the node's own. An
-//! application that runs a tonic server already mounts the service there instead.
+//! [`PeerService`] turns gRPC calls into calls of a [`Handler`]; [`serve`] puts it behind a listener of the node's own.
+//! An application that runs a tonic server already mounts the service there instead.
 //!
 //! What must hold: no bytes from outside reach the handler unchecked, a reply larger than the limit is refused in words
 //! (gRPC would break the stream), and an error on accept never ends the server.
@@ -38,8 +38,8 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(50);
 
 /// A node's gRPC service, to be mounted into a tonic server of the application's own.
 ///
-/// The node of a mounted service has no listener, and its peers reach it by the application's port. The service brings its
-/// own limits on messages. What the server should bring:
+/// The node of a mounted service has no listener, and its peers reach it by the application's port. The service brings
+/// its own limits on messages. What the server should bring:
 ///
 /// | setting | value | why |
 /// | --- | --- | --- |

@@ -1,7 +1,7 @@
 //! One suite for both transports: what crosses, what is refused, and how a connection ends.
 //!
-//! Over gRPC there is a proxy in between, which can go silent or reset the connection; the in-process network has links for
-//! that, and a paused clock.
+//! Over gRPC there is a proxy in between, which can go silent or reset the connection; the in-process network has links
+//! for that, and a paused clock.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

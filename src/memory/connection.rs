@@ -2,7 +2,8 @@
 //!
 //! What must hold:
 //!
-//! - messages of one connection cross in the order in which they were sent, and none is lost while the connection lives;
+//! - messages of one connection cross in the order in which they were sent, and none is lost while the connection
+//!   lives;
 //! - two seconds of silence close a connection, and nothing else that is slow does;
 //! - the handler runs inside of the caller's future, so that dropping a call gives the request up on both sides.
 //!

@@ -1,9 +1,9 @@
 //! The in-process network: a second transport, with links that can be made to fail.
 //!
-//! Nodes on a [`MemoryNetwork`] talk as they do over gRPC: requests and replies are encoded and decoded by the same code,
-//! under the same limit on size. Here is what tests do to a network and what nodes do with it; beneath are `connection.rs`,
-//! which carries messages, `recoding.rs`, their bytes, `state.rs`, who listens and who is connected, and `links.rs`, the
-//! faults and the counts. What must hold:
+//! Nodes on a [`MemoryNetwork`] talk as they do over gRPC: requests and replies are encoded and decoded by the same
+//! code, under the same limit on size. Here is what tests do to a network and what nodes do with it; beneath are
+//! `connection.rs`, which carries messages, `recoding.rs`, their bytes, `state.rs`, who listens and who is connected,
+//! and `links.rs`, the faults and the counts. What must hold:
 //!
 //! - faults can be set and healed at any moment, whether the nodes exist yet or not;
 //! - time is tokio's, and dice have seeds: a test on a paused clock is quick, and what fails once fails again.
@@ -33,8 +33,8 @@ use state::Shared;
 
 /// A network inside of this process, for tests.
 ///
-/// Clones are the same network. A link is named by the addresses of its two nodes; one that was never mentioned is perfect
-/// and takes no time. Faults can be set and healed at any moment, whether the nodes exist yet or not.
+/// Clones are the same network. A link is named by the addresses of its two nodes; one that was never mentioned is
+/// perfect and takes no time. Faults can be set and healed at any moment, whether the nodes exist yet or not.
 ///
 /// | fault | on open connections | on new ones |
 /// | --- | --- | --- |
@@ -108,37 +108,38 @@ impl MemoryNetwork {
         self.cut_one_way(b, a);
     }
 
-    /// Resets the connections that `from` opened to `to`, and refuses new ones. Those that `to` opened to `from` are not
-    /// touched: it is as if a firewall stood in front of `to`.
+    /// Resets the connections that `from` opened to `to`, and refuses new ones. Those that `to` opened to `from` are
+    /// not touched: it is as if a firewall stood in front of `to`.
     pub fn cut_one_way(&self, from: &str, to: &str) {
         let way = Way::new(from, to);
         self.change(&way, |link| link.refusing = true);
         self.shared.reset("the link was cut", |line| line.way == way);
     }
 
-    /// Swallows all that the two send to each other, without a word, until it is [healed](Self::heal). What was on its way
-    /// is delivered late if that happens before the connection notices the silence.
+    /// Swallows all that the two send to each other, without a word, until it is [healed](Self::heal). What was on its
+    /// way is delivered late if that happens before the connection notices the silence.
     pub fn black_hole(&self, a: &str, b: &str) {
         self.black_hole_one_way(a, b);
         self.black_hole_one_way(b, a);
     }
 
-    /// Swallows what `from` sends to `to`: its requests, and its replies to the other's requests. Since pings are swallowed
-    /// too, connections of either side notice the silence.
+    /// Swallows what `from` sends to `to`: its requests, and its replies to the other's requests. Since pings are
+    /// swallowed too, connections of either side notice the silence.
     pub fn black_hole_one_way(&self, from: &str, to: &str) {
         self.change(&Way::new(from, to), |link| link.silent = true);
     }
 
-    /// Makes every message between the two take so long. A connect takes one there and one back, and fails after a second.
+    /// Makes every message between the two take so long. A connect takes one there and one back, and fails after a
+    /// second.
     pub fn delay(&self, a: &str, b: &str, delay: Duration) {
         for way in Way::both(a, b) {
             self.change(&way, |link| link.delay = delay);
         }
     }
 
-    /// Loses messages between the two with this probability, between 0 and 1. A stream cannot go on without a message, so a
-    /// lost one resets its connection; whether a request was served before its reply was lost, the caller cannot know. The
-    /// same seed and the same messages lose the same ones.
+    /// Loses messages between the two with this probability, between 0 and 1. A stream cannot go on without a message,
+    /// so a lost one resets its connection; whether a request was served before its reply was lost, the caller cannot
+    /// know. The same seed and the same messages lose the same ones.
     pub fn drop_messages(&self, a: &str, b: &str, probability: f64, seed: u64) {
         for (way, seed) in Way::both(a, b).into_iter().zip([seed, !seed]) {
             self.change(&way, |link| link.loss = Some(Loss::new(probability, seed)));
@@ -182,7 +183,8 @@ impl MemoryNetwork {
         Arc::new(MemoryTransport { shared: Arc::clone(&self.shared), address: own_address.into() })
     }
 
-    /// Lets `handler` answer what is sent to `address`. A port of 0 stands for a free one. Fails if somebody listens there.
+    /// Lets `handler` answer what is sent to `address`. A port of 0 stands for a free one. Fails if somebody listens
+    /// there.
     pub(crate) fn listen(&self, address: &str, handler: Arc<dyn Handler>) -> io::Result<ListenGuard> {
         ListenGuard::new(Arc::clone(&self.shared), address, handler)
     }

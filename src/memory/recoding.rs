@@ -1,7 +1,7 @@
 //! Messages to bytes and back, as if they had crossed a wire.
 //!
-//! What must hold: everything but the bare "removed" is encoded and decoded by the code that gRPC uses, and a reply that
-//! is larger than the limit is refused, so that a test in one process finds what a network would.
+//! What must hold: everything but the bare "removed" is encoded and decoded by the code that gRPC uses, and a reply
+//! that is larger than the limit is refused, so that a test in one process finds what a network would.
 //!
 //! It knows no links and no connections.
 

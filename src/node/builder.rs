@@ -69,29 +69,29 @@ impl NodeBuilder {
         self
     }
 
-    /// Starts without peers, until [`Node::set_peers`] brings some. (An empty list of peers is refused: it usually means that
-    /// discovery failed.)
+    /// Starts without peers, until [`Node::set_peers`] brings some. (An empty list of peers is refused: it usually
+    /// means that discovery failed.)
     pub fn alone(mut self) -> Self {
         self.listed = Listed::Alone;
         self
     }
 
-    /// The node's name, which its peers list it by ([`Member::named`]). Default: its address. With a name of its own, a node keeps its slice of
-    /// the keyspace when its address changes.
+    /// The node's name, which its peers list it by ([`Member::named`]). Default: its address. With a name of its own, a
+    /// node keeps its slice of the keyspace when its address changes.
     pub fn name(mut self, name: impl AsRef<str>) -> Self {
         self.name = Some(name.as_ref().to_string());
         self
     }
 
-    /// How much of the keyspace the node takes, relative to the others, which list it with the same ([`Member::weight`]).
-    /// Default: 1; at most [`Member::MAX_WEIGHT`].
+    /// How much of the keyspace the node takes, relative to the others, which list it with the same
+    /// ([`Member::weight`]). Default: 1; at most [`Member::MAX_WEIGHT`].
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
     }
 
-    /// The cluster's name. Default: `"default"`. Nodes of another cluster are refused, so that two clusters that meet by a mistake in
-    /// an address do not mix.
+    /// The cluster's name. Default: `"default"`. Nodes of another cluster are refused, so that two clusters that meet
+    /// by a mistake in an address do not mix.
     pub fn cluster(mut self, name: impl AsRef<str>) -> Self {
         self.config.cluster = name.as_ref().to_string();
         self
@@ -110,7 +110,8 @@ impl NodeBuilder {
         self
     }
 
-    /// How long it may take to reach a peer, up to its first answer. Default: 1 s. A get waits for it only if the peer has never been tried.
+    /// How long it may take to reach a peer, up to its first answer. Default: 1 s. A get waits for it only if the peer
+    /// has never been tried.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.config.connect_timeout = limit;
         self
@@ -122,8 +123,8 @@ impl NodeBuilder {
         self
     }
 
-    /// How long a ping may stay unanswered until the connection counts as lost. Default: 1 s. With the interval, this is how
-    /// fast a silent peer is noticed.
+    /// How long a ping may stay unanswered until the connection counts as lost. Default: 1 s. With the interval, this
+    /// is how fast a silent peer is noticed.
     pub fn keep_alive_timeout(mut self, limit: Duration) -> Self {
         self.config.keep_alive_timeout = limit;
         self
@@ -168,8 +169,8 @@ impl NodeBuilder {
         Ok(node)
     }
 
-    /// Starts to connect, and hands out the service that answers peers, for the application to mount in a tonic server that it
-    /// runs anyway, at the node's address. See [`PeerService`] for what that server should set.
+    /// Starts to connect, and hands out the service that answers peers, for the application to mount in a tonic server
+    /// that it runs anyway, at the node's address. See [`PeerService`] for what that server should set.
     ///
     /// # Errors
     /// As [`start`](Self::start), but that nothing is listened at.

@@ -19,7 +19,8 @@ use super::stats::SelfCheck;
 const DROP_LIMIT: Duration = Duration::from_secs(10);
 /// How long peers get to hear that this node is going.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
-/// How often a node tries to reach itself after its start, and how long it waits in between: a mounted service may be up a little later than its node.
+/// How often a node tries to reach itself after its start, and how long it waits in between: a mounted service may be
+/// up a little later than its node.
 const SELF_CHECKS: u32 = 5;
 const SELF_CHECK_EVERY: Duration = Duration::from_secs(1);
 
@@ -70,8 +71,8 @@ impl Core {
         self.self_check.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Finds out, aside, whether the address that peers are told leads here, and says so if it does not. A node whose address is
-    /// wrong works, but all that it owns is loaded elsewhere.
+    /// Finds out, aside, whether the address that peers are told leads here, and says so if it does not. A node whose
+    /// address is wrong works, but all that it owns is loaded elsewhere.
     pub(super) fn check_itself(self: &Arc<Self>) {
         let core = Arc::clone(self);
         self.tasks().service(async move {
@@ -121,7 +122,8 @@ impl Core {
         }
     }
 
-    /// Takes no more calls, tells the peers, gives what is in flight `limit` to end, cuts short the rest, and joins every task.
+    /// Takes no more calls, tells the peers, gives what is in flight `limit` to end, cuts short the rest, and joins
+    /// every task.
     pub(super) async fn shutdown(&self, limit: Duration) -> ShutdownReport {
         if self.tasks().close() {
             tracing::info!(node = %self.context.peers.own().name(), "shutting down");
@@ -133,8 +135,9 @@ impl Core {
 
     /// The same without waiting: for when the last handle is dropped.
     pub(super) fn shutdown_aside(self: &Arc<Self>) {
-        // From here on, and not only once the task below has begun. A shutdown that has been begun may have been dropped half-way: it is
-        // carried on here, and if it was not, joining what has ended costs nothing. Without a runtime there are no tasks to end.
+        // From here on, and not only once the task below has begun. A shutdown that has been begun may have been
+        // dropped half-way: it is carried on here, and if it was not, joining what has ended costs nothing. Without a
+        // runtime there are no tasks to end.
         self.tasks().close();
         if let Ok(runtime) = self.tasks().runtime() {
             let core = Arc::clone(self);

@@ -56,7 +56,8 @@ impl Node {
         Self { core, life: Arc::new(Life::new(move || held.shutdown_aside())) }
     }
 
-    /// Builds a group of this name: a keyspace with its own loader, which every node of the cluster has under the same name.
+    /// Builds a group of this name: a keyspace with its own loader, which every node of the cluster has under the same
+    /// name.
     pub fn group(&self, name: impl AsRef<str>) -> GroupBuilder {
         let home = Home {
             context: Arc::clone(&self.core.context),
@@ -66,14 +67,15 @@ impl Node {
         GroupBuilder::new(home, name.as_ref())
     }
 
-    /// Changes the list of the cluster's nodes, at any time, from any task. Like [`NodeBuilder::peers`], it may
-    /// name this node or not, in any order, with repetitions. Of lists set at once, the last to be called stays. Peers that
+    /// Changes the list of the cluster's nodes, at any time, from any task. Like [`NodeBuilder::peers`], it may name
+    /// this node or not, in any order, with repetitions. Of lists set at once, the last to be called stays. Peers that
     /// stay keep their connections; those that cannot be reached delay nothing.
     ///
     /// **Cancellation.** A dropped call has changed the list as a whole or not at all.
     ///
     /// # Errors
-    /// If the list is empty or contradicts itself or this node, or the node is local or shut down. The list that was set before stays then.
+    /// If the list is empty or contradicts itself or this node, or the node is local or shut down. The list that was
+    /// set before stays then.
     pub async fn set_peers<M: Into<Member>>(&self, peers: impl IntoIterator<Item = M>) -> Result<(), ConfigError> {
         let peers = peers.into_iter().map(Into::into).collect::<Vec<Member>>();
         if !self.core.has_port() {
@@ -98,7 +100,8 @@ impl Node {
         self.core.context.peers.own().name()
     }
 
-    /// How peers reach the node: the address that it was built with, with the port that was free in the place of port 0.
+    /// How peers reach the node: the address that it was built with, with the port that was free in the place of port
+    /// 0.
     #[must_use]
     pub fn address(&self) -> &str {
         self.core.context.peers.own().address()
@@ -131,9 +134,10 @@ impl Node {
         }
     }
 
-    /// Shuts the node down: from here on every call gets [`Error::Closed`](crate::Error::Closed), peers are told to turn elsewhere,
-    /// what is in flight has `limit` to end, the rest is cut short, and every task of the node is joined. It returns within `limit` and a few seconds for
-    /// connections to close. (The tasks of the connections that peers opened are tonic's: they are told to end, and do with their last answer.)
+    /// Shuts the node down: from here on every call gets [`Error::Closed`](crate::Error::Closed), peers are told to
+    /// turn elsewhere, what is in flight has `limit` to end, the rest is cut short, and every task of the node is
+    /// joined. It returns within `limit` and a few seconds for connections to close. (The tasks of the connections that
+    /// peers opened are tonic's: they are told to end, and do with their last answer.)
     ///
     /// **Cancellation.** A dropped call has begun the shutdown; another one waits for the same end.
     pub async fn shutdown(&self, limit: Duration) -> ShutdownReport {

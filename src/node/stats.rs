@@ -33,7 +33,8 @@ pub struct NodeStats {
 }
 
 impl NodeStats {
-    /// The peers whose membership differs from ours, and those that take this node for a peer without being listed here.
+    /// The peers whose membership differs from ours, and those that take this node for a peer without being listed
+    /// here.
     pub fn disagreeing(&self) -> impl Iterator<Item = &PeerStats> {
         self.peers.iter().filter(|peer| peer.differs.is_some() || !peer.listed)
     }

@@ -1,7 +1,7 @@
 //! What other nodes believe about the membership, and how it differs from what we do.
 //!
-//! Nodes that differ can load a key twice, never loop; a difference that lasts means that somebody's list is wrong. So it is shown
-//! in the statistics at once, and logged when it has lasted.
+//! Nodes that differ can load a key twice, never loop; a difference that lasts means that somebody's list is wrong. So
+//! it is shown in the statistics at once, and logged when it has lasted.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,8 @@ use crate::time::Moment;
 
 use super::PeerStats;
 
-/// A difference that has lasted for this long is logged: longer than a rolling change of everybody's list should take to
-/// reach two nodes.
+/// A difference that has lasted for this long is logged: longer than a rolling change of everybody's list should take
+/// to reach two nodes.
 const LASTING: Duration = Duration::from_secs(10);
 /// A node that is not listed here is forgotten when it has not said hello for this long (it does so twice as often).
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(75);

@@ -1,7 +1,7 @@
 //! The keeper of one peer: the task that connects to it, says hello, and tries again when it is lost.
 //!
-//! Gets never connect: they use the connection that is here, or turn elsewhere at once. So a dead peer costs the node one try at a
-//! time, with growing pauses, and no get waits for it.
+//! Gets never connect: they use the connection that is here, or turn elsewhere at once. So a dead peer costs the node
+//! one try at a time, with growing pauses, and no get waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,8 +96,8 @@ async fn attend(peers: &Peers, peer: &Arc<Peer>, connection: Arc<dyn Connection>
     }
 }
 
-/// Tells the peer who we are and whom we list, and takes in the same from it. What it answers settles its health; only a lost
-/// connection is an error.
+/// Tells the peer who we are and whom we list, and takes in the same from it. What it answers settles its health; only
+/// a lost connection is an error.
 async fn say_hello(peers: &Peers, peer: &Peer, connection: &Arc<dyn Connection>) -> Result<(), Unreachable> {
     let hello = Ask::Hello(peers.hello());
     let sent = peers.clock.now();

@@ -1,8 +1,8 @@
 //! The other nodes, as seen from here: who belongs to the cluster, who owns what, how each is reached.
 //!
-//! What a get needs is in one immutable [`View`], swapped as a whole when the membership changes: reading it takes no lock.
-//! Each peer has a keeper (`keeper.rs`), a task that connects, says hello, and tries again: no get does that. What peers
-//! believe about the membership is compared with ours (`beliefs.rs`) and shown.
+//! What a get needs is in one immutable [`View`], swapped as a whole when the membership changes: reading it takes no
+//! lock. Each peer has a keeper (`keeper.rs`), a task that connects, says hello, and tries again: no get does that.
+//! What peers believe about the membership is compared with ours (`beliefs.rs`) and shown.
 //!
 //! Nothing here knows groups, keys' values, or tonic.
 
@@ -104,7 +104,8 @@ pub(crate) struct Peers {
     /// How long a connection may take to come about, its first hello included.
     connect_timeout: std::time::Duration,
     view: ArcSwap<View>,
-    /// Changes of the membership, one at a time; whoever waits gets its turn in order, so that the last list set is the one that stays.
+    /// Changes of the membership, one at a time; whoever waits gets its turn in order, so that the last list set is the
+    /// one that stays.
     changing: Mutex<()>,
     strangers: Strangers,
 }
@@ -158,8 +159,8 @@ impl Peers {
         Request { sender: Some(Arc::clone(&self.sender)), ask }
     }
 
-    /// Goes by another membership from now on. Peers that stay keep their connections, those that left lose theirs, and no peer
-    /// is waited for. The placement is worked out aside; gets go on by the old one until it is there.
+    /// Goes by another membership from now on. Peers that stay keep their connections, those that left lose theirs, and
+    /// no peer is waited for. The placement is worked out aside; gets go on by the old one until it is there.
     ///
     /// Cancel safety: dropped, the future has changed the membership as a whole or not at all.
     pub(crate) async fn set(self: &Arc<Self>, members: Members) -> Result<(), ConfigError> {
@@ -200,7 +201,8 @@ impl Peers {
         placing.await.map_err(|_| ConfigError::Closed)
     }
 
-    /// Ends what the new view no longer has, starts what it has newly, and lets the rest know that the membership has changed.
+    /// Ends what the new view no longer has, starts what it has newly, and lets the rest know that the membership has
+    /// changed.
     fn change_connections(self: &Arc<Self>, old: &View, new: &View) {
         let is_in =
             |view: &View, peer: &Arc<Peer>| view.peer_named(peer.name()).is_some_and(|it| Arc::ptr_eq(it, peer));

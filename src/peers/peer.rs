@@ -27,7 +27,8 @@ pub struct PeerStats {
     pub name: NodeName,
     /// How it is reached; empty if it is not listed here.
     pub address: String,
-    /// Whether it is listed here. A node that is not, and yet takes this one for a peer, lists other members than we do.
+    /// Whether it is listed here. A node that is not, and yet takes this one for a peer, lists other members than we
+    /// do.
     pub listed: bool,
     /// Whether it can be reached. For a node that is not listed: [`PeerState::Connecting`], since it is not tried.
     pub state: PeerState,
@@ -100,8 +101,8 @@ impl Peer {
         self.line().health.state() == PeerState::Up
     }
 
-    /// Sends a request over the connection that the keeper made. A peer that is known to be unreachable fails at once; one that has never been
-    /// tried is waited for, which ends within the connect limit.
+    /// Sends a request over the connection that the keeper made. A peer that is known to be unreachable fails at once;
+    /// one that has never been tried is waited for, which ends within the connect limit.
     ///
     /// Cancel safety: dropping the future gives the request up.
     pub(crate) async fn call(&self, request: Request) -> Result<Reply, CallError> {
@@ -114,7 +115,8 @@ impl Peer {
         let outcome = connection.call(request).await;
         match &outcome {
             Ok(reply) => self.answered(reply, self.clock.now().since(sent)),
-            // A single request can be lost on a connection that lives (a stream that was reset): that says nothing of the next.
+            // A single request can be lost on a connection that lives (a stream that was reset): that says nothing of
+            // the next.
             Err(CallError::Unreachable(why)) if is_closed(&connection) => self.lost(&connection, &why.0),
             Err(CallError::Unreachable(_)) => {}
             Err(CallError::Refused(refusal)) => match refusal.kind {
@@ -154,7 +156,8 @@ impl Peer {
         });
     }
 
-    /// The connection was lost; if it is still the one in use, the peer is down from now on, and nobody else pays for finding that out.
+    /// The connection was lost; if it is still the one in use, the peer is down from now on, and nobody else pays for
+    /// finding that out.
     pub(super) fn lost(&self, connection: &Arc<dyn Connection>, why: &str) {
         let is_ours = {
             let mut line = self.line();

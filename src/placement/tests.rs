@@ -1,7 +1,7 @@
 //! What a placement promises: the published vectors, even shares, minimal movement.
 //!
-//! Shares and movement are measured over fixed sets of names, addresses and pods by turns, numbered and not chosen. Each test
-//! prints what it measured.
+//! Shares and movement are measured over fixed sets of names, addresses and pods by turns, numbered and not chosen.
+//! Each test prints what it measured.
 
 #![allow(clippy::cast_possible_truncation, reason = "the numbers of the vectors fit")]
 
@@ -91,8 +91,8 @@ fn weights_are_shares() {
     }
 }
 
-/// Adds one node to a cluster and checks, slot by slot, that only the newcomer gained, and the former owner is behind it.
-/// Gives how much it gained, over its fair share.
+/// Adds one node to a cluster and checks, slot by slot, that only the newcomer gained, and the former owner is behind
+/// it. Gives how much it gained, over its fair share.
 fn join(set: usize, nodes: usize) -> f64 {
     let after = names(set, nodes + 1);
     let newcomer = after[set % (nodes + 1)].0.clone();

@@ -1,7 +1,7 @@
 //! One answer to a get: a value, "there is none", or a failure.
 //!
-//! What must hold: an error arrives as the error that it was, with its numbers and, up to a limit, its words. A failure of
-//! a kind that this build does not know is a failed load, for that is what it comes to. A value is not copied.
+//! What must hold: an error arrives as the error that it was, with its numbers and, up to a limit, its words. A failure
+//! of a kind that this build does not know is a failed load, for that is what it comes to. A value is not copied.
 //!
 //! It does not know how many answers travel together.
 

@@ -1,7 +1,7 @@
 //! Many answers: cut into messages of a bearable size, and put together again.
 //!
-//! What must hold: every key that was asked for is answered exactly once, or the reply as a whole is refused. Chunks and
-//! the answers in them may come in any order; each answer says which key it is for.
+//! What must hold: every key that was asked for is answered exactly once, or the reply as a whole is refused. Chunks
+//! and the answers in them may come in any order; each answer says which key it is for.
 //!
 //! It does not know what an answer says.
 

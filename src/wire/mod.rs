@@ -1,16 +1,18 @@
 //! How the words of `message.rs` look on the wire.
 //!
 //! The messages of `peerage.proto` and the conversions between them and our own words, both ways: `request.rs` and
-//! `sender.rs` for what is asked, `answer.rs` and `chunks.rs` for what comes back, `refusal.rs` for what is not served, and
-//! `parts.rs` for what all of these are made of. Here are the limits that they and the transports share. What must hold:
+//! `sender.rs` for what is asked, `answer.rs` and `chunks.rs` for what comes back, `refusal.rs` for what is not served,
+//! and `parts.rs` for what all of these are made of. Here are the limits that they and the transports share. What must
+//! hold:
 //!
-//! - every conversion is total: whatever bytes a peer sends, the worst that comes of them is a [`Refusal`] of kind `Invalid`
-//!   with a sentence that says what is wrong;
-//! - what a newer peer adds is ignored where that is safe (kinds of failure), and refused where it is not (scopes of removals);
+//! - every conversion is total: whatever bytes a peer sends, the worst that comes of them is a [`Refusal`] of kind
+//!   `Invalid` with a sentence that says what is wrong;
+//! - what a newer peer adds is ignored where that is safe (kinds of failure), and refused where it is not (scopes of
+//!   removals);
 //! - values are not copied.
 //!
-//! It knows no sockets and no gRPC: both transports convert with it, so that they agree on every limit. Whether a group, a
-//! cluster or a version is the right one is the handler's matter.
+//! It knows no sockets and no gRPC: both transports convert with it, so that they agree on every limit. Whether a
+//! group, a cluster or a version is the right one is the handler's matter.
 
 mod answer;
 mod chunks;
@@ -67,8 +69,8 @@ pub(crate) fn split_keys<T>(all: Vec<T>, key: impl Fn(&T) -> &Key) -> Vec<Vec<T>
     parts
 }
 
-/// The size of the largest message of a node with this limit on values. The most keys that fit, [`KEYS_BYTES`] and up to
-/// four bytes around each, need 4.25 MiB; 5 leave room.
+/// The size of the largest message of a node with this limit on values. The most keys that fit, [`KEYS_BYTES`] and up
+/// to four bytes around each, need 4.25 MiB; 5 leave room.
 pub(crate) fn message_limit(max_value_bytes: usize) -> usize {
     max_value_bytes.max(5 << 20).saturating_add(SLACK)
 }

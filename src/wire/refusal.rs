@@ -1,8 +1,8 @@
 //! Refusals: what a node says when it does not serve a request.
 //!
-//! What must hold: a refusal keeps its kind, for what is done about it depends on that. Bytes that are none, or of a kind
-//! that this build does not know, are no refusal: the transport then goes by what else it has heard. The sentence is
-//! short, because it travels in headers.
+//! What must hold: a refusal keeps its kind, for what is done about it depends on that. Bytes that are none, or of a
+//! kind that this build does not know, are no refusal: the transport then goes by what else it has heard. The sentence
+//! is short, because it travels in headers.
 //!
 //! It does not know in which status or header its bytes travel.
 
@@ -33,7 +33,8 @@ impl From<&Refusal> for proto::Refusal {
     }
 }
 
-/// The refusal that these bytes encode; `None` if there is none in them, or one of a kind that this build does not know.
+/// The refusal that these bytes encode; `None` if there is none in them, or one of a kind that this build does not
+/// know.
 pub(crate) fn refusal_in(details: &[u8]) -> Option<Refusal> {
     use proto::RefusalKind as Kind;
 
