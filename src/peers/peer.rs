@@ -161,9 +161,9 @@ impl Peer {
     pub(super) fn lost(&self, connection: &Arc<dyn Connection>, why: &str) {
         let is_ours = {
             let mut line = self.line();
-            line.failures += 1;
             let is_ours = line.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
             if is_ours {
+                line.failures += 1;
                 line.connection = None;
             }
             is_ours
