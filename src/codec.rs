@@ -34,7 +34,9 @@ use crate::error::CodecError;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not carry values of type `{V}`",
-    label = "give the group a codec for `{V}`, such as `.codec(Postcard)`"
+    label = "give the group a codec for `{V}`",
+    note = "`.codec(Postcard)` or `.codec(Json)` for a serde type, `.codec(Prost)` for a protobuf message",
+    note = "`.codec(Shared(Postcard))` for an `Arc` of a serde type, `.codec(Shared(Raw))` for an `Arc<String>`"
 )]
 pub trait Codec<V>: Send + Sync + 'static {
     /// The value as bytes.
@@ -179,7 +181,7 @@ impl<V: prost::Message + Default> Codec<V> for Prost {
 }
 
 /// Carries an `Arc<T>` of what the codec inside carries, so that a hit costs a reference count instead of a clone of
-/// `T`.
+/// `T`. The loader returns the `Arc`.
 ///
 /// ```
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -22,7 +22,7 @@ pub enum Error {
 
     /// The loader ran and failed, or panicked. Nothing was stored; everyone on the same flight gets this error, and the
     /// next get loads again.
-    #[error("the loader failed: {0}")]
+    #[error(transparent)]
     Load(LoadError),
 
     /// The loader ran into the group's `load_timeout` and was dropped. Nothing was stored.
@@ -84,8 +84,30 @@ pub enum Error {
 
 /// What a loader failed with: a message, a code for programs, and on the node where it ran, the error itself.
 ///
-/// Any error turns into one. A loader that wants its callers to tell failures apart, also on other nodes, returns one
-/// with a [`code`](Self::with_code).
+/// Whatever error a loader returns becomes one by itself. A loader that wants its callers to tell failures apart, also
+/// on other nodes, returns one with a code:
+///
+/// ```
+/// use peerage::{Error, Group, Key, LoadError, Node};
+///
+/// # async fn read(_: &Key) -> Result<String, std::io::Error> { Err(std::io::ErrorKind::NotFound.into()) }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// const DISK: u32 = 7;
+///
+/// let node = Node::local();
+/// let files: Group<String> = node
+///     .group("files")
+///     .loader(|key: Key| async move { read(&key).await.map_err(|error| LoadError::wrap(error).with_code(DISK)) })
+///     .build()?;
+///
+/// match files.get("motd").await {
+///     Err(Error::Load(error)) if error.code() == DISK => println!("no luck with the disk: {}", error.message()),
+///     other => println!("{other:?}"),
+/// }
+/// # assert!(matches!(files.get("motd").await, Err(Error::Load(error)) if error.code() == DISK));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct LoadError {
     code: u32,
@@ -110,12 +132,17 @@ impl LoadError {
         self
     }
 
-    /// Wraps what a loader returned; an error that is a `LoadError` already stays itself.
+    /// Wraps any error. Its message is that of the error and of its causes; its code that of the first `LoadError`
+    /// among them, or else 0. An error that is a `LoadError` itself stays as it is.
     #[must_use]
-    pub fn from_boxed(error: BoxError) -> Self {
-        match error.downcast::<Self>() {
+    pub fn wrap(error: impl Into<BoxError>) -> Self {
+        match error.into().downcast::<Self>() {
             Ok(own) => *own,
-            Err(other) => Self { code: 0, message: Arc::from(other.to_string()), source: Some(Arc::from(other)) },
+            Err(other) => {
+                let inner = causes(&*other).find_map(|cause| cause.downcast_ref::<Self>());
+                let code = inner.map_or(0, |inner| inner.code);
+                Self { code, message: Arc::from(message_of(&*other)), source: Some(Arc::from(other)) }
+            }
         }
     }
 
@@ -140,7 +167,7 @@ impl fmt::Debug for LoadError {
 
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        write!(f, "the loader failed: {}", self.message)
     }
 }
 
@@ -148,6 +175,27 @@ impl std::error::Error for LoadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
     }
+}
+
+/// An error and what it was caused by, outermost first.
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// The messages of an error and its causes in one line; a cause that its effect has quoted already is not said again.
+fn message_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut message = String::new();
+    for cause in causes(error).map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+    }
+    message
 }
 
 /// Why a value could not be encoded, or bytes not decoded.
@@ -170,6 +218,15 @@ pub enum ConfigError {
     /// An address is not `host:port`.
     #[error("{address:?} is not an address: write `host:port`, such as \"10.0.0.1:7400\" or \"[::1]:7400\"")]
     InvalidAddress {
+        /// What was given.
+        address: String,
+    },
+
+    /// An address is that of no host in particular.
+    #[error(
+        "peers cannot reach {address:?}: give the address by which they do, and `bind({address:?})` to listen there"
+    )]
+    UnspecifiedAddress {
         /// What was given.
         address: String,
     },
@@ -268,9 +325,7 @@ pub enum StartError {
     Config(#[from] ConfigError),
 
     /// The node could not listen.
-    #[error(
-        "cannot listen on {address}: {source}; if peers reach this node by another address than it can bind, give `bind`"
-    )]
+    #[error("cannot listen on {address}: {source}{}", bind_hint(source))]
     Bind {
         /// Where it tried to listen.
         address: String,
@@ -281,6 +336,16 @@ pub enum StartError {
     /// There is no tokio runtime to start in.
     #[error("peerage needs a tokio runtime: start the node from within one")]
     NoRuntime,
+}
+
+/// What to do about an address that is not this machine's.
+fn bind_hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrNotAvailable => {
+            "; if this is how peers reach the node, and it listens elsewhere, say where with `bind`"
+        }
+        _ => "",
+    }
 }
 
 #[cfg(test)]
@@ -298,14 +363,40 @@ mod tests {
     #[test]
     fn a_loader_can_give_its_failure_a_code() {
         let given: BoxError = LoadError::new("no such table").with_code(7).into();
-        let error = LoadError::from_boxed(given);
+        let error = LoadError::wrap(given);
         assert_eq!((error.code(), error.message()), (7, "no such table"));
+    }
+
+    #[test]
+    fn who_cannot_listen_is_told_of_bind_only_where_that_helps() {
+        let error = |kind: std::io::ErrorKind| {
+            let (address, source) = (String::from("a:1"), Arc::new(kind.into()));
+            StartError::Bind { address, source }.to_string()
+        };
+        assert!(error(std::io::ErrorKind::AddrNotAvailable).contains("`bind`"));
+        assert!(!error(std::io::ErrorKind::AddrInUse).contains("`bind`"));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("query users")]
+    struct Query(#[source] BoxError);
+
+    #[test]
+    fn a_failure_tells_its_causes_and_keeps_the_code_of_the_first_that_has_one() {
+        let error = LoadError::wrap(Query(LoadError::new("disk").with_code(7).into()));
+        assert_eq!((error.code(), error.message()), (7, "query users: the loader failed: disk"));
+        let error = LoadError::wrap(Query(std::io::Error::other("disk").into()));
+        assert_eq!((error.code(), error.message()), (0, "query users: disk"));
+        let shown = Error::Load(error);
+        assert_eq!(shown.to_string(), "the loader failed: query users: disk");
+        let source = std::error::Error::source(&shown).unwrap();
+        assert!(source.is::<Query>());
     }
 
     #[test]
     fn any_error_is_kept_as_the_source() {
         let io = std::io::Error::other("disk on fire");
-        let error = LoadError::from_boxed(io.into());
+        let error = LoadError::wrap(io);
         assert_eq!((error.code(), error.message()), (0, "disk on fire"));
         assert!(std::error::Error::source(&error).is_some());
     }

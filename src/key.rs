@@ -103,6 +103,10 @@ impl fmt::Debug for Key {
 /// What can be asked for: text, bytes, or a [`Key`] itself.
 ///
 /// A hit allocates nothing, because a group takes keys by `&(impl AsKey + ?Sized)`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a key: keys are text or bytes",
+    label = "for a number, write `&id.to_string()` or `&id.to_be_bytes()`"
+)]
 pub trait AsKey: Sync {
     /// The key's bytes.
     fn as_key(&self) -> &[u8];

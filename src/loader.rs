@@ -106,7 +106,7 @@ where
 ///
 /// A closure `Fn(Vec<Key>) -> Future<Output = Result<I, E>>` is one, with `I` a `HashMap<Key, T>` or anything else that
 /// yields pairs of a key and what was found. Keys that are missing from the result are "there is none"; keys that were
-/// not asked for are ignored. A call that fails fails all its keys.
+/// not asked for are ignored. A call that fails fails all its keys: one of them alone cannot fail.
 ///
 /// Misses that arrive together become one call; a miss that arrives alone does not wait for others. Give it to
 /// [`GroupBuilder::batch_loader`](crate::GroupBuilder::batch_loader).
@@ -182,7 +182,7 @@ impl<V: Send + 'static, L: BatchLoader<V>> Load<V> for Batch<L> {
 /// Runs the user's code; a panic in it, when called or when polled, becomes an error and nothing else.
 async fn unpanicked<T, F: Future<Output = Result<T, BoxError>>>(call: impl FnOnce() -> F) -> Result<T, LoadError> {
     // Unwind safety: the future is dropped right here, and what it shares with the world is the user's to keep whole.
-    let outcome = AssertUnwindSafe(async move { call().await.map_err(LoadError::from_boxed) }).catch_unwind().await;
+    let outcome = AssertUnwindSafe(async move { call().await.map_err(LoadError::wrap) }).catch_unwind().await;
     match outcome {
         Ok(result) => result,
         Err(panic) => Err(panicked(&*panic)),

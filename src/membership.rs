@@ -9,7 +9,7 @@
 //! Nothing here opens a connection, resolves a name or reads a clock: time and jitter are handed in.
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,6 +151,9 @@ pub(crate) fn check_member(member: &Member) -> Result<(), ConfigError> {
     }
     if !is_address(address) {
         return Err(ConfigError::InvalidAddress { address: address.to_string() });
+    }
+    if address.parse::<SocketAddr>().is_ok_and(|parsed| parsed.ip().is_unspecified()) {
+        return Err(ConfigError::UnspecifiedAddress { address: address.to_string() });
     }
     Ok(())
 }

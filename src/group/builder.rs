@@ -53,7 +53,7 @@ pub struct InBatches<L> {
 /// What a group can be built with: a [`Loader`] or a [`BatchLoader`] of `V`, as given to the builder.
 #[diagnostic::on_unimplemented(
     message = "the group has no loader of values of type `{V}`",
-    label = "give it `.loader(..)` or `.batch_loader(..)`, whose result turns into a `Loaded<{V}>`"
+    label = "give it `.loader(..)` or `.batch_loader(..)`, which return such values"
 )]
 pub trait LoadsInto<V>: private::Erase<V> {}
 
@@ -113,7 +113,9 @@ impl<C, L> GroupBuilder<C, L> {
     }
 
     /// What fills a miss: a closure `Fn(Key) -> Future<Output = Result<T, E>>`, or a [`Loader`]. A group needs this or
-    /// a [`batch_loader`](Self::batch_loader).
+    /// a [`batch_loader`](Self::batch_loader). A closure that uses something of its surroundings clones it for each
+    /// call: `move |key: Key| { let db = db.clone(); async move { db.find(&key).await } }`. (An `async` closure that
+    /// captures something is not a `Fn`.)
     pub fn loader<M>(self, loader: M) -> GroupBuilder<C, OneByOne<M>> {
         let Self { home, name, config, codec, .. } = self;
         GroupBuilder { home, name, config, codec, loader: OneByOne(loader) }

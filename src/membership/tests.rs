@@ -123,6 +123,14 @@ fn an_address_is_a_host_and_a_port() {
 }
 
 #[test]
+fn an_address_of_no_host_in_particular_is_not_one_that_peers_can_reach() {
+    for address in ["0.0.0.0:7400", "[::]:7400"] {
+        let error = ConfigError::UnspecifiedAddress { address: address.into() };
+        assert_eq!(check_member(&Member::new(address)), Err(error), "{address}");
+    }
+}
+
+#[test]
 fn the_fingerprint_is_of_names_and_weights_alone() {
     let fingerprint = |listed: [Member; 2]| members(listed).unwrap().fingerprint();
     let plain = fingerprint([Member::new("b:1"), Member::new("c:1")]);

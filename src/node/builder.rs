@@ -170,12 +170,18 @@ impl NodeBuilder {
     }
 
     /// Starts to connect, and hands out the service that answers peers, for the application to mount in a tonic server
-    /// that it runs anyway, at the node's address. See [`PeerService`] for what that server should set.
+    /// that it runs anyway, at the node's address. See [`PeerService`] for what that server should set. Stop the server
+    /// after the node has been shut down.
     ///
     /// # Errors
     /// As [`start`](Self::start), but that nothing is listened at.
     pub async fn mount(self) -> Result<(Node, PeerService), StartError> {
         self.check()?;
+        if self.address.ends_with(":0") {
+            let advice = "name the port that the application's server listens at";
+            let value = self.address;
+            return Err(ConfigError::InvalidOption { option: "the address of a mounted node", value, advice }.into());
+        }
         let own = self.own(None)?;
         let config = self.config.clone();
         let core = self.core(own, Arc::new(GrpcTransport::new(config.clone())))?;
@@ -217,6 +223,8 @@ impl NodeBuilder {
 
     fn check(&self) -> Result<(), StartError> {
         self.config.check()?;
+        // With any port, if it is to be a free one: so that what is wrong is told before there is a listener.
+        self.own(Some(1))?;
         if matches!(self.listed, Listed::Nothing) {
             return Err(ConfigError::NoPeers.into());
         }

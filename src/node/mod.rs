@@ -134,10 +134,10 @@ impl Node {
         }
     }
 
-    /// Shuts the node down: from here on every call gets [`Error::Closed`](crate::Error::Closed), peers are told to
-    /// turn elsewhere, what is in flight has `limit` to end, the rest is cut short, and every task of the node is
-    /// joined. It returns within `limit` and a few seconds for connections to close. (The tasks of the connections that
-    /// peers opened are tonic's: they are told to end, and do with their last answer.)
+    /// Shuts the node down: from here on every call but `peek` gets [`Error::Closed`](crate::Error::Closed), peers are
+    /// told to turn elsewhere, what is in flight has `limit` to end, the rest is cut short, and every task of the node
+    /// is joined. It returns within `limit` and a few seconds for connections to close. (The tasks of the connections
+    /// that peers opened are tonic's: they are told to end, and do with their last answer.)
     ///
     /// **Cancellation.** A dropped call has begun the shutdown; another one waits for the same end.
     pub async fn shutdown(&self, limit: Duration) -> ShutdownReport {

@@ -12,7 +12,8 @@ impl MemoryNetwork {
         Node::builder(address).network(self)
     }
 
-    /// Starts a cluster of `count` nodes, `node-1:1` to `node-{count}:1`, which all list one another.
+    /// Starts a cluster of `count` nodes, `node-1:1` to `node-{count}:1`, which all list one another. They are all
+    /// there before the first of them looks for the others, so that none takes another for unreachable.
     ///
     /// # Errors
     /// If one of those addresses is taken, or there is no runtime.
@@ -20,7 +21,10 @@ impl MemoryNetwork {
         let addresses: Vec<String> = (1..=count).map(|number| format!("node-{number}:1")).collect();
         let mut nodes = Vec::with_capacity(count);
         for address in &addresses {
-            nodes.push(self.node(address).peers(&addresses).start().await?);
+            nodes.push(self.node(address).alone().start().await?);
+        }
+        for node in &nodes {
+            node.set_peers(&addresses).await?;
         }
         Ok(nodes)
     }
