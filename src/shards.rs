@@ -277,7 +277,7 @@ impl<V: Value> Lead<V> {
 
     fn set_down(&mut self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
         let mut dropped = Dropped::default();
-        // Cloned first: a clone is the user's code, and if it panics the flight is still on board, and lands closed.
+        // Cloned first: a clone is the user's code, and if it panics the flight is still on board, and lands as failed.
         let mut kept = match (&landing, keep) {
             (Ok(landed), Some(keep)) => {
                 let Landed { born, expires, .. } = *landed;

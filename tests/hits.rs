@@ -5,12 +5,13 @@
 
 use std::hint::black_box;
 use std::pin::pin;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use allocation_counter::measure;
 use bytes::Bytes;
-use peerage::{BoxError, Error, GetOptions, Group, Key, Loaded, MemoryNetwork, Node, Source};
+use peerage::{BoxError, Codec, CodecError, Error, GetOptions, Group, Key, Loaded, MemoryNetwork, Node, Source};
 
 /// A runtime that does everything on the test's own thread, where allocations are counted.
 fn runtime() -> tokio::runtime::Runtime {
@@ -187,4 +188,90 @@ fn a_million_keys_through_a_small_group_leave_no_more_than_its_budget_and_a_litt
         drop((group, node));
     });
     assert!(held.bytes_current < 64 << 10, "{} bytes are left when the node is gone", held.bytes_current);
+}
+
+/// Where a clone waits while it is shut: that is under the lock of the clone's key.
+struct Gate {
+    is_shut: Mutex<bool>,
+    opened: Condvar,
+    waiting: mpsc::Sender<()>,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut is_shut = self.is_shut.lock().unwrap();
+        if *is_shut {
+            self.waiting.send(()).unwrap();
+        }
+        while *is_shut {
+            is_shut = self.opened.wait(is_shut).unwrap();
+        }
+    }
+
+    fn shut(&self, shut: bool) {
+        *self.is_shut.lock().unwrap() = shut;
+        self.opened.notify_all();
+    }
+}
+
+struct Gated(Option<Arc<Gate>>);
+
+impl Clone for Gated {
+    fn clone(&self) -> Self {
+        if let Some(gate) = &self.0 {
+            gate.pass();
+        }
+        Self(self.0.clone())
+    }
+}
+
+struct NoBytes;
+
+impl Codec<Gated> for NoBytes {
+    fn encode(&self, _: &Gated) -> Result<Bytes, CodecError> {
+        Ok(Bytes::new())
+    }
+
+    fn decode(&self, _: Bytes) -> Result<Gated, CodecError> {
+        Ok(Gated(None))
+    }
+}
+
+#[test]
+fn a_hit_takes_no_lock_that_all_keys_share() {
+    /// Long enough for any machine: it is waited for in full only if the test fails.
+    const LONG: Duration = Duration::from_secs(60);
+    let (waiting, waits) = mpsc::channel();
+    let gate = Arc::new(Gate { is_shut: Mutex::new(false), opened: Condvar::new(), waiting });
+    let runtime = runtime();
+    let node = Node::local();
+    let held = Arc::clone(&gate);
+    let loader = move |key: Key| {
+        let gate = (&key[..] == b"held").then(|| Arc::clone(&held));
+        async move { Ok::<_, BoxError>(Gated(gate)) }
+    };
+    // A small group: it has a few shards all the same.
+    let group: Group<Gated> = node.group("g").capacity(1 << 20).codec(NoBytes).loader(loader).build().unwrap();
+    let others: Vec<String> = (0..32).map(|number| format!("key-{number}")).collect();
+    for key in others.iter().map(String::as_str).chain(["held"]) {
+        runtime.block_on(group.get(key)).unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+    let (done, ends) = mpsc::channel();
+    let hit = |key: String| {
+        let (group, done) = (group.clone(), done.clone());
+        std::thread::spawn(move || {
+            ready(group.get(&key)).unwrap();
+            done.send(key).unwrap();
+        })
+    };
+    gate.shut(true);
+    let mut threads = vec![hit(String::from("held"))];
+    waits.recv_timeout(LONG).expect("a hit waits in its clone");
+    threads.extend(others.into_iter().map(hit));
+    let first = ends.recv_timeout(LONG);
+    gate.shut(false);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_ne!(first.expect("some keys have another lock"), "held");
 }

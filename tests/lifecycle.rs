@@ -365,3 +365,34 @@ async fn a_mounted_service_serves_from_a_server_of_the_applications_own() {
     drop(plain);
     server.await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_on_the_in_process_network_is_whole_when_it_is_there() {
+    let network = MemoryNetwork::new();
+    let nodes = network.start(3).await.unwrap();
+    let group = |node: &Node| -> Group<String> {
+        let at = node.name().to_string();
+        let loader = move |_: Key| std::future::ready(Ok::<_, std::convert::Infallible>(at.clone()));
+        node.group("g").loader(loader).build().unwrap()
+    };
+    let groups: Vec<_> = nodes.iter().map(group).collect();
+    let placement = nodes[0].placement();
+    for key in (0..30).map(|number| format!("key-{number}")) {
+        for group in &groups {
+            assert_eq!(group.get(&key).await.unwrap(), placement.owner_of(&key).as_str(), "the owner loads");
+        }
+        groups[0].remove(&key).await.unwrap().everywhere().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_is_told_before_anything_is_listened_at() {
+    for address in ["127.0.0.1", "http://127.0.0.1:0"] {
+        let error = Node::builder(address).alone().start().await.unwrap_err();
+        assert!(matches!(error, StartError::Config(ConfigError::InvalidAddress { .. })), "{error}");
+    }
+    let error = Node::builder("0.0.0.0:0").alone().start().await.unwrap_err();
+    assert!(matches!(error, StartError::Config(ConfigError::UnspecifiedAddress { .. })), "{error}");
+    let error = Node::builder("127.0.0.1:0").alone().mount().await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("name the port"), "{error}");
+}
