@@ -276,14 +276,30 @@ async fn a_node_of_another_cluster_is_refused_in_words_and_stood_in_for_at_once(
     until("it is taken back", || a.sees_up("b:1") && c.sees_up("b:1") && b.sees_all_up()).await;
 }
 
+/// Two nodes that have met, and keys that the second owns; what is logged is kept.
+struct Pair {
+    network: MemoryNetwork,
+    source: Source,
+    a: Member,
+    b: Member,
+    keys: Vec<String>,
+}
+
+impl Pair {
+    async fn meet() -> Self {
+        let (network, source) = (MemoryNetwork::new(), Source::default());
+        log::start();
+        let a = member(network.node("a:1").peers(["a:1", "b:1"]), &source).await;
+        let b = member(network.node("b:1").peers(["a:1", "b:1"]), &source).await;
+        until("they have met", || a.sees_all_up() && b.sees_all_up()).await;
+        let keys = keys_ranked(&a.node.placement(), &["b:1".to_string()], 10);
+        Self { network, source, a, b, keys }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_peer_cannot_serve_is_loaded_here_and_said_why() {
-    let (network, source) = (MemoryNetwork::new(), Source::default());
-    log::start();
-    let a = member(network.node("a:1").peers(["a:1", "b:1"]), &source).await;
-    let b = member(network.node("b:1").peers(["a:1", "b:1"]), &source).await;
-    until("they have met", || a.sees_all_up() && b.sees_all_up()).await;
-    let keys = keys_ranked(&a.node.placement(), &["b:1".to_string()], 10);
+    let Pair { source, a, b, keys, .. } = Pair::meet().await;
     let build = |member: &Member, name: &str, schema: u32| -> Group<String> {
         member.node.group(name).schema(schema).loader(source.loader(&member.name())).build().unwrap()
     };
@@ -319,12 +335,7 @@ async fn what_a_peer_cannot_serve_is_loaded_here_and_said_why() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_refused_counts_every_refusal_and_says_so_once() {
-    let (network, source) = (MemoryNetwork::new(), Source::default());
-    log::start();
-    let a = member(network.node("a:1").peers(["a:1", "b:1"]), &source).await;
-    let b = member(network.node("b:1").peers(["a:1", "b:1"]), &source).await;
-    until("they have met", || a.sees_all_up() && b.sees_all_up()).await;
-    let keys = keys_ranked(&a.node.placement(), &["b:1".to_string()], 10);
+    let Pair { network, source, a, b: _b, keys } = Pair::meet().await;
     let only_here: Group<String> = a.node.group("only here").loader(source.loader("a:1")).build().unwrap();
     for key in &keys[..5] {
         only_here.get(key).await.unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tracing::Instrument;
 
-use crate::entry::Value;
+use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Flight, Landed, Landing};
 use crate::key::{HashedKey, KeyRef};
@@ -221,7 +221,6 @@ fn count<V>(tally: Tally<'_>, landing: &Landing<V>) {
 }
 
 fn outcome<V>(landing: &Landing<V>) -> &'static str {
-    use crate::entry::Source;
     match landing {
         Ok(landed) if landed.value.is_none() => "not_found",
         Ok(landed) => match landed.source {
