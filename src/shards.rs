@@ -13,7 +13,7 @@ use crate::error::{Error, LoadError};
 use crate::flight::{Flight, Flights, Join, Landed, Landing};
 use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::stats::CacheUsage;
-use crate::store::{Dropped, Entry, Place, Store};
+use crate::store::{Dropped, Entry, Found, Place, Store};
 use crate::time::Moment;
 
 /// At most two loads of a key run on a node: a voided one and its successor.
@@ -53,8 +53,8 @@ impl<V> Shard<V> {
 }
 
 impl<V: Value> Shard<V> {
-    fn look(&mut self, key: KeyRef<'_>, place: Place, now: Moment, dropped: &mut Dropped<V>) -> Option<Landed<V>> {
-        self.store.get(key, place, now, dropped).map(|entry| found(entry, place))
+    fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Landed<V>> {
+        self.store.look(key, place, now).map(|found| landed(&found, place))
     }
 
     fn void(&mut self, key: KeyRef<'_>) {
@@ -63,12 +63,12 @@ impl<V: Value> Shard<V> {
     }
 }
 
-fn found<V: Value>(entry: &Entry<V>, place: Place) -> Landed<V> {
+fn landed<V: Value>(found: &Found<'_, V>, place: Place) -> Landed<V> {
     let source = match place {
         Place::Main => Source::Main,
         Place::Hot => Source::Hot,
     };
-    Landed { value: entry.value.clone(), born: entry.born, expires: entry.expires, source }
+    Landed { value: found.value.cloned(), born: found.born, expires: found.expires, source }
 }
 
 /// What a look into the cache led to.
@@ -128,22 +128,22 @@ impl<V: Value> Shards<V> {
 
     /// The entry of a key, without looking at flights.
     pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Landed<V>> {
-        let mut dropped = Dropped::default();
-        self.shard(key).look(key, place, now, &mut dropped)
+        self.shard(key).look(key, place, now)
     }
 
     /// The entry of a key, touching nothing.
     pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<V> {
-        self.shard(key).store.peek(key, now).and_then(|entry| entry.value.clone())
+        self.shard(key).store.peek(key, now).and_then(|found| found.value.cloned())
     }
 
     /// The entry of a key, or else its flight: one look, so that no race between the two loads twice.
     pub(crate) fn look_or_join(self: &Arc<Self>, key: KeyRef<'_>, place: Place, kind: Kind, now: Moment) -> Look<V> {
         let mut dropped = Dropped::default();
         let mut shard = self.shard(key);
-        if let Some(found) = shard.look(key, place, now, &mut dropped) {
+        if let Some(found) = shard.look(key, place, now) {
             return Look::Found(found);
         }
+        shard.store.missed(key, now, &mut dropped);
         let flights = shard.flights(kind);
         match flights.join(key) {
             Join::Joined(flight) => Look::Joined(flight),
@@ -242,11 +242,10 @@ impl<V: Value> Lead<V> {
     /// while the load was queued is not loaded again.
     pub(crate) fn begin(mut self, place: Place, now: Moment) -> Begin<V> {
         debug_assert!(self.kind == Kind::Load && !self.begun, "fetches begin when they start");
-        let mut dropped = Dropped::default();
         let shards = Arc::clone(&self.shards);
         let key = self.flight.key().clone();
         let mut shard = shards.shard(key.as_ref());
-        if let Some(found) = shard.look(key.as_ref(), place, now, &mut dropped) {
+        if let Some(found) = shard.look(key.as_ref(), place, now) {
             drop(shard);
             let next = self.land(Ok(found), None).1;
             debug_assert!(next.is_none(), "nothing is parked behind a flight that can be joined");

@@ -1,8 +1,8 @@
 //! One shard of the byte-bounded cache: what is held, in which of two lists, and what goes when room is needed.
 //!
-//! *Main* holds the entries that this node owns, *hot* its copies of keys that another node owns, each in the order of
-//! use. Ownership is what the placement says at the time of reading, so it comes with every call, and an entry that is
-//! met in the other list moves over. Between any two calls:
+//! *Main* holds the entries that this node owns, *hot* its copies of keys that another node owns, each in the order in
+//! which they came or were last spared. Ownership is what the placement says at the time of reading, so it comes with
+//! every call, and an entry that is met in the other list moves over when its turn comes. Between any two calls:
 //!
 //! - main and hot together cost at most the budget, and hot at most its share of it;
 //! - a key lies in at most one of the lists;
@@ -10,10 +10,15 @@
 //!
 //! An expired entry is never returned, and no value is dropped in here: [`Dropped`] carries them out.
 //!
+//! **A hit shares the store.** [`Store::look`] changes nothing but a mark on the entry, so any number of readers may look
+//! at once. Whoever has the store to himself reads the marks when room is needed: the oldest entry of a list goes, but
+//! one that was used is spared once, as the newest of the list that it was last asked for in. What a look finds expired
+//! it leaves where it is; [`Store::missed`] takes it out.
+//!
 //! **Who goes when room is needed.** Hot's share is its limit and its guarantee. A new hot copy first puts out the
-//! least recently used of the hot ones, until it fits the share; if the whole is still full, then main has grown into
-//! the share and gives it back, least recently used first. A new main entry puts out main's least recently used, and
-//! hot's only once main is empty: only an entry larger than all that hot leaves to main takes anything from hot.
+//! oldest of the hot ones, until it fits the share; if the whole is still full, then main has grown into the share and
+//! gives it back, oldest first. A new main entry puts out main's oldest, and hot's only once main is empty: only an
+//! entry larger than all that hot leaves to main takes anything from hot.
 //!
 //! A store has no lock, no clock and no dice, and knows nothing of the placement, of loads or of codecs.
 
@@ -23,7 +28,7 @@ mod tests;
 
 pub(crate) use order::Entry;
 
-use order::{Order, cost};
+use order::{Kept, Order, cost};
 
 use crate::key::{HashedKey, KeyRef};
 use crate::time::Moment;
@@ -44,6 +49,29 @@ impl Place {
             Self::Hot => Self::Main,
         }
     }
+
+    /// What a use of an entry leaves on it.
+    fn mark(self) -> u8 {
+        match self {
+            Self::Main => 1,
+            Self::Hot => 2,
+        }
+    }
+
+    fn of_mark(mark: u8) -> Self {
+        if mark == Self::Hot.mark() { Self::Hot } else { Self::Main }
+    }
+}
+
+/// A fresh entry, as a look finds it.
+#[derive(Debug)]
+pub(crate) struct Found<'a, V> {
+    /// The value, or `None`: it is remembered that there is none.
+    pub(crate) value: Option<&'a V>,
+    /// When the value came into being, as far as this node can tell.
+    pub(crate) born: Moment,
+    /// The first moment at which the entry is of no use to anybody.
+    pub(crate) expires: Moment,
 }
 
 /// Values that a store let go of, for the caller to drop once it has unlocked: they are the user's, and what their
@@ -111,54 +139,35 @@ impl<V> Store<V> {
         cost(key.bytes, entry) <= self.limit(place)
     }
 
-    /// The fresh entry for `key`, which becomes the most recently used of its list.
+    /// The fresh entry for `key`, in whichever list; that it was asked for is noted on it.
     ///
-    /// One that lies in the other list moves to `place` first. If it is too large for hot's whole share, it stays in
-    /// main and is served from there, but that does not count as a use: it ages and goes.
-    pub(crate) fn get(
-        &mut self,
-        key: KeyRef<'_>,
-        place: Place,
-        now: Moment,
-        dropped: &mut Dropped<V>,
-    ) -> Option<&Entry<V>> {
-        match self.list_mut(place).touch(key) {
-            None => self.get_from_other(key, place, now, dropped),
-            // Just touched, it is the newest: a second look for it needs no second search.
-            Some(entry) if entry.is_fresh(now) => self.list(place).newest(),
-            Some(_) => {
+    /// Any number of readers may call this at once: it takes nothing out and moves nothing.
+    pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
+        let kept = self.find(key, place, now)?;
+        kept.touch(place.mark());
+        Some(found(kept))
+    }
+
+    /// The fresh entry for `key`, in whichever list. Notes nothing.
+    pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<Found<'_, V>> {
+        self.find(key, Place::Main, now).map(found)
+    }
+
+    fn find(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<&Kept<V>> {
+        let kept = self.list(place).find(key).or_else(|| self.list(place.other()).find(key))?;
+        kept.is_fresh(now).then_some(kept)
+    }
+
+    /// Tells the store that a key was asked for and a look found nothing. An entry that has expired is taken out.
+    pub(crate) fn missed(&mut self, key: KeyRef<'_>, now: Moment, dropped: &mut Dropped<V>) {
+        for place in [Place::Main, Place::Hot] {
+            if self.list(place).find(key).is_some_and(|kept| !kept.is_fresh(now)) {
                 self.expire(key, place, dropped);
-                None
             }
         }
     }
 
-    fn get_from_other(
-        &mut self,
-        key: KeyRef<'_>,
-        place: Place,
-        now: Moment,
-        dropped: &mut Dropped<V>,
-    ) -> Option<&Entry<V>> {
-        let found = self.list(place.other()).peek(key)?;
-        if !found.is_fresh(now) {
-            self.expire(key, place.other(), dropped);
-            return None;
-        }
-        if cost(key.bytes, found) > self.limit(place) {
-            return self.list(place.other()).peek(key);
-        }
-        let (key, entry) = self.list_mut(place.other()).take(key)?;
-        self.put(key, entry, place, dropped);
-        self.list(place).newest()
-    }
-
-    /// The fresh entry for `key`, in whichever list. Touches nothing.
-    pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<&Entry<V>> {
-        self.main.peek(key).or_else(|| self.hot.peek(key)).filter(|entry| entry.is_fresh(now))
-    }
-
-    /// Takes in an entry as the most recently used of its list, in place of what was held for the key. Says whether it
+    /// Takes in an entry as the newest of its list, in place of what was held for the key. Says whether it
     /// did.
     ///
     /// An entry that costs more than its list may ever hold is refused. What was held for the key goes all the same: an
@@ -176,8 +185,8 @@ impl<V> Store<V> {
 
     /// Takes out what is held for `key`, fresh or not. Says whether there was anything.
     pub(crate) fn remove(&mut self, key: KeyRef<'_>, dropped: &mut Dropped<V>) -> bool {
-        let Some((_, entry)) = self.main.take(key).or_else(|| self.hot.take(key)) else { return false };
-        dropped.values.extend(entry.value);
+        let Some((_, kept)) = self.main.take(key).or_else(|| self.hot.take(key)) else { return false };
+        dropped.values.extend(kept.entry.value);
         true
     }
 
@@ -210,10 +219,26 @@ impl<V> Store<V> {
 
     fn make_room(&mut self, cost: usize, place: Place, dropped: &mut Dropped<V>) {
         while let Some(place) = self.next_to_go(cost, place) {
-            let Some((_, entry)) = self.list_mut(place).take_oldest() else { return };
-            self.evictions += 1;
-            dropped.values.extend(entry.value);
+            let Some((key, kept)) = self.list_mut(place).take_oldest() else { return };
+            if let Some(entry) = self.spare(key, kept, place) {
+                self.evictions += 1;
+                dropped.values.extend(entry.value);
+            }
         }
+    }
+
+    /// Puts an entry whose turn it is to go back as the newest, if it was used; otherwise hands it back.
+    ///
+    /// Each sparing uses up a use, so that a call spares no more entries than there were hits since they came.
+    fn spare(&mut self, key: HashedKey, mut kept: Kept<V>, lay: Place) -> Option<Entry<V>> {
+        let Some(place) = kept.take_touch().map(Place::of_mark) else { return Some(kept.entry) };
+        let cost = cost(&key.key, &kept.entry);
+        // What was asked for in the other list moves there if there is room: it is not worth another entry.
+        if place != lay && place == Place::Hot && self.hot.bytes() + cost > self.hot_budget {
+            return Some(kept.entry);
+        }
+        self.list_mut(place).put(key, kept.entry);
+        None
     }
 
     /// Which list's oldest entry has to go for one of this cost to come, or `None` if there is room for it.
@@ -231,9 +256,9 @@ impl<V> Store<V> {
 
     /// Takes out an entry that was found expired.
     fn expire(&mut self, key: KeyRef<'_>, place: Place, dropped: &mut Dropped<V>) {
-        if let Some((_, entry)) = self.list_mut(place).take(key) {
+        if let Some((_, kept)) = self.list_mut(place).take(key) {
             self.expiries += 1;
-            dropped.values.extend(entry.value);
+            dropped.values.extend(kept.entry.value);
         }
     }
 
@@ -258,4 +283,9 @@ impl<V> Store<V> {
             Place::Hot => &mut self.hot,
         }
     }
+}
+
+fn found<V>(kept: &Kept<V>) -> Found<'_, V> {
+    let Entry { value, born, expires, .. } = &kept.entry;
+    Found { value: value.as_ref(), born: *born, expires: *expires }
 }

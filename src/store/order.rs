@@ -3,6 +3,8 @@
 //! An [`Order`] is an LRU list that knows the bytes it holds: after every call, [`Order::bytes`] is the sum of [`cost`]
 //! over its entries. It has no limit of its own, and it knows nothing of budgets, of time, or of other lists.
 
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use lru::LruCache;
 
 use crate::key::{HashedKey, KeyRef, Probe, Seeded};
@@ -21,9 +23,39 @@ pub(crate) struct Entry<V> {
     pub(crate) expires: Moment,
 }
 
-impl<V> Entry<V> {
-    pub(crate) fn is_fresh(&self, now: Moment) -> bool {
-        now < self.expires
+/// An entry as a store holds it, with what readers note on it.
+#[derive(Debug)]
+pub(super) struct Kept<V> {
+    pub(super) entry: Entry<V>,
+    /// Whether it was asked for since it was put in or last spared, and as what: one of the constants below. Readers
+    /// share the store, so this is all that a hit may write; and it writes only what it would change, so that a key
+    /// that everybody asks for is a line that everybody reads.
+    touch: AtomicU8,
+}
+
+const UNTOUCHED: u8 = 0;
+
+impl<V> Kept<V> {
+    fn new(entry: Entry<V>) -> Self {
+        Self { entry, touch: AtomicU8::new(UNTOUCHED) }
+    }
+
+    pub(super) fn is_fresh(&self, now: Moment) -> bool {
+        now < self.entry.expires
+    }
+
+    /// Notes a use. `mark` is the caller's, and not 0.
+    pub(super) fn touch(&self, mark: u8) {
+        // Relaxed: it is read under the exclusive lock, and a use that is lost to another at the same time is no loss.
+        if self.touch.load(Ordering::Relaxed) != mark {
+            self.touch.store(mark, Ordering::Relaxed);
+        }
+    }
+
+    /// The mark of the last use since this was last asked, if there was one.
+    pub(super) fn take_touch(&mut self) -> Option<u8> {
+        let mark = std::mem::replace(self.touch.get_mut(), UNTOUCHED);
+        (mark != UNTOUCHED).then_some(mark)
     }
 }
 
@@ -36,7 +68,7 @@ pub(super) fn cost<V>(key: &[u8], entry: &Entry<V>) -> usize {
 
 /// What an entry costs beyond the bytes of its key and the weight of its value, which includes the room for a `V`.
 pub(super) const fn overhead<V>() -> usize {
-    let block = size_of::<(HashedKey, Entry<V>, Links)>() - size_of::<V>();
+    let block = size_of::<(HashedKey, Kept<V>, Links)>() - size_of::<V>();
     block + BLOCK_EXTRA + KEY_COUNTS + BLOCK_EXTRA + TABLE_SHARE
 }
 
@@ -57,7 +89,7 @@ const BLOCK_EXTRA: usize = 8;
 /// An LRU list that knows its bytes.
 #[derive(Debug)]
 pub(super) struct Order<V> {
-    entries: LruCache<HashedKey, Entry<V>, Seeded>,
+    entries: LruCache<HashedKey, Kept<V>, Seeded>,
     bytes: usize,
     seed: u64,
 }
@@ -79,42 +111,31 @@ impl<V> Order<V> {
         self.bytes
     }
 
-    /// The entry, which becomes the newest.
-    pub(super) fn touch(&mut self, key: KeyRef<'_>) -> Option<&Entry<V>> {
-        self.entries.get(&key as &dyn Probe)
-    }
-
-    /// The entry, which keeps its place.
-    pub(super) fn peek(&self, key: KeyRef<'_>) -> Option<&Entry<V>> {
+    pub(super) fn find(&self, key: KeyRef<'_>) -> Option<&Kept<V>> {
         self.entries.peek(&key as &dyn Probe)
-    }
-
-    /// What was touched or put last.
-    pub(super) fn newest(&self) -> Option<&Entry<V>> {
-        self.entries.peek_mru().map(|(_, entry)| entry)
     }
 
     /// Puts an entry in as the newest. The key must not be in the list: whoever puts has taken out what was there.
     pub(super) fn put(&mut self, key: HashedKey, entry: Entry<V>) {
         self.bytes += cost(&key.key, &entry);
-        let replaced = self.entries.put(key, entry);
+        let replaced = self.entries.put(key, Kept::new(entry));
         debug_assert!(replaced.is_none(), "an entry was put over another");
     }
 
-    pub(super) fn take(&mut self, key: KeyRef<'_>) -> Option<(HashedKey, Entry<V>)> {
+    pub(super) fn take(&mut self, key: KeyRef<'_>) -> Option<(HashedKey, Kept<V>)> {
         let taken = self.entries.pop_entry(&key as &dyn Probe);
         self.uncount(taken)
     }
 
-    pub(super) fn take_oldest(&mut self) -> Option<(HashedKey, Entry<V>)> {
+    pub(super) fn take_oldest(&mut self) -> Option<(HashedKey, Kept<V>)> {
         let taken = self.entries.pop_lru();
         self.uncount(taken)
     }
 
-    fn uncount(&mut self, taken: Option<(HashedKey, Entry<V>)>) -> Option<(HashedKey, Entry<V>)> {
-        let (key, entry) = taken?;
-        self.bytes -= cost(&key.key, &entry);
-        Some((key, entry))
+    fn uncount(&mut self, taken: Option<(HashedKey, Kept<V>)>) -> Option<(HashedKey, Kept<V>)> {
+        let (key, kept) = taken?;
+        self.bytes -= cost(&key.key, &kept.entry);
+        Some((key, kept))
     }
 
     /// Takes everything out at once, table and all, and leaves an empty list.
@@ -124,7 +145,7 @@ impl<V> Order<V> {
     }
 
     #[cfg(test)]
-    pub(super) fn oldest_first(&self) -> impl Iterator<Item = (&HashedKey, &Entry<V>)> {
+    pub(super) fn oldest_first(&self) -> impl Iterator<Item = (&HashedKey, &Kept<V>)> {
         self.entries.iter().rev()
     }
 }

@@ -60,10 +60,15 @@ impl Example {
     }
 
     fn get_at(&mut self, name: &str, place: Place, now: Moment) -> Option<Value> {
-        self.store.get(KeyRef::new(name.as_bytes()), place, now, &mut self.dropped)?.value.clone()
+        let key = KeyRef::new(name.as_bytes());
+        let value = self.store.look(key, place, now).map(|found| found.value.cloned());
+        if value.is_none() {
+            self.store.missed(key, now, &mut self.dropped);
+        }
+        value.flatten()
     }
 
-    /// The keys in main and in hot, the least recently used first.
+    /// The keys in main and in hot, the oldest first.
     fn holds(&self) -> [String; 2] {
         [&self.store.main, &self.store.hot]
             .map(|list| list.oldest_first().map(|(key, _)| key.key.to_string()).collect())
@@ -71,13 +76,24 @@ impl Example {
 }
 
 #[test]
-fn the_least_recently_used_goes_first() {
+fn the_oldest_goes_first_and_what_was_used_is_spared_once() {
     let mut example = Example::with_room(3, 0);
     example.add("abc", Place::Main);
     assert!(example.get("a", Place::Main).is_some());
     example.add("d", Place::Main);
     assert_eq!(example.holds(), ["cad", ""]);
-    assert_eq!(example.store.usage().evictions, 1);
+    example.add("ef", Place::Main);
+    assert_eq!(example.holds(), ["def", ""]);
+    assert_eq!(example.store.usage().evictions, 3);
+}
+
+#[test]
+fn readers_share_a_store() {
+    let mut example = Example::with_room(2, 0);
+    example.add("ab", Place::Main);
+    let look = |name: &str| example.store.look(KeyRef::new(name.as_bytes()), Place::Main, second(1));
+    let (a, b) = (look("a"), look("b"));
+    assert!(a.is_some() && b.is_some(), "both are held at once");
 }
 
 #[test]
@@ -124,17 +140,20 @@ fn only_an_entry_too_large_for_what_hot_leaves_puts_hot_copies_out() {
 }
 
 #[test]
-fn an_entry_met_in_the_other_list_moves_over() {
+fn an_entry_met_in_the_other_list_moves_over_when_its_turn_comes() {
     let mut example = Example::with_room(4, 2);
-    example.add("abc", Place::Main);
+    example.add("abcd", Place::Main);
     for name in ["a", "b", "c"] {
         assert!(example.get(name, Place::Hot).is_some());
     }
-    assert_eq!(example.holds(), ["", "bc"], "hot keeps to its share");
+    assert_eq!(example.holds(), ["abcd", ""], "readers move nothing");
+    example.add("e", Place::Main);
+    assert_eq!(example.holds(), ["de", "ab"], "hot keeps to its share");
     assert!(example.get("b", Place::Main).is_some());
-    assert_eq!(example.holds(), ["b", "c"]);
+    example.add("xyz", Place::Hot);
+    assert_eq!(example.holds(), ["eb", "yz"]);
     let usage = example.store.usage();
-    assert_eq!((usage.main_bytes, usage.hot_bytes), (ONE as u64, ONE as u64));
+    assert_eq!((usage.main_bytes, usage.hot_bytes), (2 * ONE as u64, 2 * ONE as u64));
 }
 
 #[test]
@@ -146,6 +165,8 @@ fn an_entry_too_large_to_be_hot_is_served_from_main_and_ages_there() {
         assert!(example.get("a", Place::Hot).is_some());
         assert_eq!(example.holds(), ["ab", ""]);
         assert_eq!(example.store.usage().refusals, 0);
+        assert!(example.insert("c", entry(0, 100 + 2 * ONE), Place::Main));
+        assert_eq!(example.holds(), ["bc", ""]);
     }
 }
 
@@ -205,8 +226,8 @@ fn a_not_found_is_remembered_at_the_price_of_the_room_for_a_value() {
     let mut example = Example::with_room(4, 2);
     let nothing = Entry { value: None, weight: 0, ..entry(0, 0) };
     assert!(example.insert("a", nothing, Place::Main));
-    let found = example.store.get(KeyRef::new(b"a"), Place::Main, second(1), &mut example.dropped);
-    assert!(found.is_some_and(|entry| entry.value.is_none()));
+    let found = example.store.look(KeyRef::new(b"a"), Place::Main, second(1));
+    assert!(found.is_some_and(|found| found.value.is_none()));
     assert_eq!(example.store.usage().main_bytes, cost_of(1, size_of::<Value>()) as u64);
 }
 
@@ -293,9 +314,10 @@ struct Held {
     cost: usize,
     expires: Moment,
     place: Place,
+    used: Option<Place>,
 }
 
-/// The rules once more, without lists, tables or running sums: all entries in one row, the least recently used first.
+/// The rules once more, without lists, tables or running sums: all entries in one row, the oldest first.
 #[derive(Default)]
 struct Model {
     budget: usize,
@@ -324,22 +346,30 @@ impl Model {
         self.let_go.extend(self.held.remove(at).value);
     }
 
-    fn evict_first(&mut self, place: Place) -> bool {
-        let first = self.held.iter().position(|held| held.place == place);
-        first
-            .inspect(|at| {
+    /// Takes the turn of the first entry of a list. Says whether there was one.
+    fn turn(&mut self, place: Place) -> bool {
+        let Some(at) = self.held.iter().position(|held| held.place == place) else { return false };
+        let Held { used, cost, .. } = self.held[at];
+        let has_room = |hot: &Self| hot.bytes(Some(Place::Hot)) + cost <= hot.hot_budget;
+        match used {
+            Some(used) if used == place || used == Place::Main || has_room(self) => {
+                let held = Held { place: used, used: None, ..self.held.remove(at) };
+                self.held.push(held);
+            }
+            _ => {
                 self.evictions += 1;
-                self.let_go(*at);
-            })
-            .is_some()
+                self.let_go(at);
+            }
+        }
+        true
     }
 
     fn put(&mut self, held: Held) {
-        while held.place == Place::Hot && self.bytes(Some(Place::Hot)) + held.cost > self.hot_budget {
-            self.evict_first(Place::Hot);
-        }
-        while self.bytes(None) + held.cost > self.budget {
-            let _ = self.evict_first(Place::Main) || self.evict_first(Place::Hot);
+        while self.bytes(None) + held.cost > self.budget
+            || held.place == Place::Hot && self.bytes(Some(Place::Hot)) + held.cost > self.hot_budget
+        {
+            let hot_first = held.place == Place::Hot && self.bytes(Some(Place::Hot)) + held.cost > self.hot_budget;
+            let _ = !hot_first && self.turn(Place::Main) || self.turn(Place::Hot);
         }
         self.held.push(held);
     }
@@ -351,12 +381,8 @@ impl Model {
             self.let_go(at);
             return None;
         }
-        if self.held[at].cost > self.limit(place) {
-            return Some(self.held[at].clone());
-        }
-        let held = Held { place, ..self.held.remove(at) };
-        self.put(held.clone());
-        Some(held)
+        self.held[at].used = Some(place);
+        Some(self.held[at].clone())
     }
 
     fn insert(&mut self, held: Held) -> bool {
@@ -409,13 +435,17 @@ impl Pair {
     fn step(&mut self, step: &Step, dropped: &mut Dropped<Value>) -> Result<(), TestCaseError> {
         match *step {
             Step::Get(key, place) => {
-                let got = self.store.get(KeyRef::new(&key_bytes(key)), place, self.now, dropped);
-                let got = got.map(|entry| (entry.value.as_deref().copied(), entry.expires));
+                let bytes = key_bytes(key);
+                let got = self.store.look(KeyRef::new(&bytes), place, self.now);
+                let got = got.map(|found| (found.value.map(|value| **value), found.expires));
+                if got.is_none() {
+                    self.store.missed(KeyRef::new(&bytes), self.now, dropped);
+                }
                 prop_assert_eq!(got, self.model.get(key, place, self.now).map(|held| (held.value, held.expires)));
             }
             Step::Peek(key) => {
                 let got = self.store.peek(KeyRef::new(&key_bytes(key)), self.now);
-                let got = got.map(|entry| (entry.value.as_deref().copied(), entry.expires));
+                let got = got.map(|found| (found.value.map(|value| **value), found.expires));
                 let held = self.model.held.iter().find(|held| held.key == key && self.now < held.expires);
                 prop_assert_eq!(got, held.map(|held| (held.value, held.expires)));
             }
@@ -424,7 +454,7 @@ impl Pair {
                 let expires = self.now + Duration::from_secs(life);
                 let key_len = key_bytes(key).len();
                 let cost = key_len.saturating_add(weight.max(size_of::<Value>())).saturating_add(overhead::<Value>());
-                let held = Held { key, value: value.as_deref().copied(), cost, expires, place };
+                let held = Held { key, value: value.as_deref().copied(), cost, expires, place, used: None };
                 let entry = Entry { value, weight, born: self.now, expires };
                 let key = KeyRef::new(&key_bytes(key)).to_owned();
                 prop_assert_eq!(self.store.insert(key, entry, place, dropped), self.model.insert(held));
@@ -453,10 +483,12 @@ impl Pair {
         for place in [Place::Main, Place::Hot] {
             let list = self.store.list(place);
             let held = || self.model.held.iter().filter(|held| held.place == place);
-            let walked: Vec<_> =
-                list.oldest_first().map(|(key, entry)| (key.key.to_vec(), entry.value.as_deref().copied())).collect();
+            let walked: Vec<_> = list
+                .oldest_first()
+                .map(|(key, kept)| (key.key.to_vec(), kept.entry.value.as_deref().copied()))
+                .collect();
             prop_assert_eq!(walked, held().map(|held| (key_bytes(held.key), held.value)).collect::<Vec<_>>());
-            let bytes: usize = list.oldest_first().map(|(key, entry)| cost(&key.key, entry)).sum();
+            let bytes: usize = list.oldest_first().map(|(key, kept)| cost(&key.key, &kept.entry)).sum();
             prop_assert_eq!(bytes, list.bytes());
         }
         Ok(())
@@ -472,7 +504,8 @@ impl Pair {
 
     /// What the store has let go of since the last check is what the model has.
     fn check_dropped(&mut self, dropped: &Dropped<Value>) -> Result<(), TestCaseError> {
-        let in_lists = dropped.lists.iter().flat_map(Order::oldest_first).filter_map(|(_, entry)| entry.value.as_ref());
+        let in_lists = dropped.lists.iter().flat_map(Order::oldest_first);
+        let in_lists = in_lists.filter_map(|(_, kept)| kept.entry.value.as_ref());
         let mut dropped: Vec<u32> = dropped.values.iter().chain(in_lists).map(|value| **value).collect();
         dropped.sort_unstable();
         self.model.let_go.sort_unstable();
