@@ -81,7 +81,7 @@ impl<V: Value> Inner<V> {
 
     /// The key's entry in this node's cache.
     pub(super) fn look(&self, key: KeyRef<'_>) -> Option<Landed<V>> {
-        let place = self.context.peers.view().place(key.hash);
+        let place = self.context.peers.place(key.hash);
         self.shards.look(key, place, self.now())
     }
 

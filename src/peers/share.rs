@@ -1,0 +1,65 @@
+//! Which slots this node owns, to be read at a glance.
+//!
+//! A hit asks for nothing of the membership but this one bit, and taking hold of the whole [`View`](super::View) for it
+//! costs more than the rest of the question. So the bits are kept apart: one word is read, and nothing is written that
+//! other readers would have to fetch again.
+//!
+//! While the membership changes, a reader may find some slots as they were and others as they will be. What it asks for
+//! is only in which part of the cache an entry is to lie, and the next reader puts that right. Whoever decides where a
+//! request goes asks the view.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::key::{KeyHash, SLOTS, Slot};
+use crate::store::Place;
+
+/// A bit for each slot.
+#[derive(Debug)]
+pub(super) struct Share(Box<[AtomicU64]>);
+
+impl Share {
+    pub(super) fn new(owns: impl Fn(Slot) -> bool) -> Self {
+        let share = Self((0..SLOTS / BITS).map(|_| AtomicU64::new(0)).collect());
+        share.set(owns);
+        share
+    }
+
+    /// Goes by other owners from now on.
+    pub(super) fn set(&self, owns: impl Fn(Slot) -> bool) {
+        for (word, slots) in self.0.iter().zip((0..=u16::MAX).step_by(BITS)) {
+            let bits = (slots..=u16::MAX).take(BITS).enumerate().map(|(bit, slot)| u64::from(owns(Slot(slot))) << bit);
+            word.store(bits.sum(), Ordering::Relaxed);
+        }
+    }
+
+    /// The part of the cache that a key belongs to here.
+    #[inline]
+    pub(super) fn place(&self, hash: KeyHash) -> Place {
+        let slot = hash.slot().index();
+        let word = self.0[slot / BITS].load(Ordering::Relaxed);
+        if word >> (slot % BITS) & 1 == 1 { Place::Main } else { Place::Hot }
+    }
+}
+
+/// Slots to a word.
+const BITS: usize = u64::BITS as usize;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(share: &Share) -> Vec<u16> {
+        let hash = |slot: &u16| KeyHash(u64::from(*slot) << 48 | 0xabcd);
+        (0..=u16::MAX).filter(|slot| share.place(hash(slot)) == Place::Main).collect()
+    }
+
+    #[test]
+    fn each_slot_is_what_was_set_last() {
+        let share = Share::new(|_| true);
+        assert_eq!(owned(&share).len(), SLOTS);
+        share.set(|slot| slot.0 % 7 == 3);
+        assert_eq!(owned(&share), (0..=u16::MAX).filter(|slot| slot % 7 == 3).collect::<Vec<_>>());
+        share.set(|_| false);
+        assert!(owned(&share).is_empty());
+    }
+}
