@@ -57,8 +57,9 @@ pub enum Source {
     Loader,
 }
 
-/// What a group can cache. A hit clones the value, under a lock: the clone should be cheap (a reference count, as
-/// `Bytes` and `Arc<T>` have) and must not ask the group for anything.
+/// What a group can cache. A hit clones the value, under a lock that other hits share and that whoever changes anything
+/// there waits for: the clone should be cheap (a reference count, as `Bytes` and `Arc<T>` have), may run on several
+/// threads at once, and must not ask the group for anything.
 pub trait Value: Clone + Send + Sync + 'static {}
 
 impl<T: Clone + Send + Sync + 'static> Value for T {}

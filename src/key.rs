@@ -159,6 +159,7 @@ impl<T: AsKey + ?Sized> AsKey for &T {
 pub(crate) struct KeyHash(pub(crate) u64);
 
 impl KeyHash {
+    #[inline]
     pub(crate) fn of(key: &[u8]) -> Self {
         Self(protocol_hash(key))
     }
@@ -187,14 +188,21 @@ pub(crate) struct KeyRef<'a> {
 }
 
 impl<'a> KeyRef<'a> {
+    #[inline]
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, hash: KeyHash::of(bytes) }
     }
 
+    /// Whether it is longer than a key can be.
+    #[inline]
+    pub(crate) fn is_too_long(self) -> bool {
+        self.bytes.len() > Key::MAX_LEN
+    }
+
     /// Fails if the key is longer than a key can be.
     pub(crate) fn check(self) -> Result<Self, Error> {
-        let len = self.bytes.len();
-        if len > Key::MAX_LEN { Err(Error::KeyTooLong { len, limit: Key::MAX_LEN }) } else { Ok(self) }
+        let too_long = || Error::KeyTooLong { len: self.bytes.len(), limit: Key::MAX_LEN };
+        if self.is_too_long() { Err(too_long()) } else { Ok(self) }
     }
 
     pub(crate) fn to_owned(self) -> HashedKey {

@@ -74,6 +74,7 @@ mod error;
 mod flight;
 mod group;
 pub mod grpc;
+mod hits;
 mod key;
 mod loader;
 mod member;

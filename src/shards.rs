@@ -1,12 +1,16 @@
 //! The store and the flights of a group, under their locks.
 //!
-//! The keyspace is split over shards; each has a part of the byte budget, the flights of its keys, and one plain mutex
-//! for both. **That the mutex is one for both is what makes removals sound:** the look whether a flight was voided and
-//! the install of its value happen in one critical section, as do the look into the store and the joining of a flight.
+//! The keyspace is split over shards; each has a part of the byte budget, the flights of its keys, and one lock for
+//! both. **That the lock is one for both is what makes removals sound:** the look whether a flight was voided and the
+//! install of its value happen in one critical section, as do the look into the store and the joining of a flight.
 //! Sections are short and call no user code but `V::clone`; values that are taken out are dropped after the lock is.
+//!
+//! A hit changes nothing but a mark on the entry, so hits share the lock; everything else has it alone. A value's
+//! `clone` that asks the group is forbidden: one that came back to its own shard would wait for itself as soon as
+//! somebody waits there to have the lock alone, who in turn waits for the first hit to end.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::entry::{Source, Value};
 use crate::error::{Error, LoadError};
@@ -28,6 +32,10 @@ const FEW_SHARDS: usize = 4;
 const SMALLEST_OF_FEW: usize = 64 << 10;
 /// So many shards for each core, that two threads seldom want the same one.
 const SHARDS_PER_CORE: usize = 4;
+
+/// A time at which everything is fresh: whether it still is, is asked of whoever looks, as only an entry whose life has
+/// an end is worth reading the clock for.
+const EARLIEST: Moment = Moment::START;
 
 /// The two kinds of flight, each with a table of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +61,11 @@ impl<V> Shard<V> {
 }
 
 impl<V: Value> Shard<V> {
-    fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Landed<V>> {
-        self.store.look(key, place, now).map(|found| landed(&found, place))
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
+    fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
+        let Found { value, born, expires } = self.store.look(key, place, EARLIEST)?;
+        is_fresh(expires).then(|| Hit { value: value.cloned(), born, expires, place })
     }
 
     fn void(&mut self, key: KeyRef<'_>) {
@@ -63,12 +74,29 @@ impl<V: Value> Shard<V> {
     }
 }
 
-fn landed<V: Value>(found: &Found<'_, V>, place: Place) -> Landed<V> {
-    let source = match place {
-        Place::Main => Source::Main,
-        Place::Hot => Source::Hot,
-    };
-    Landed { value: found.value.cloned(), born: found.born, expires: found.expires, source }
+/// What a look into the cache found: as small as it can be, since a hit is mostly what is moved about.
+#[derive(Debug)]
+pub(crate) struct Hit<V> {
+    pub(crate) value: Option<V>,
+    born: Moment,
+    expires: Moment,
+    pub(crate) place: Place,
+}
+
+impl<V> Hit<V> {
+    pub(crate) fn source(&self) -> Source {
+        match self.place {
+            Place::Main => Source::Main,
+            Place::Hot => Source::Hot,
+        }
+    }
+}
+
+impl<V> From<Hit<V>> for Landed<V> {
+    fn from(hit: Hit<V>) -> Self {
+        let source = hit.source();
+        Self { value: hit.value, born: hit.born, expires: hit.expires, source }
+    }
 }
 
 /// What a look into the cache led to.
@@ -99,7 +127,7 @@ pub(crate) struct Keep {
 /// The shards of one group.
 #[derive(Debug)]
 pub(crate) struct Shards<V> {
-    shards: Box<[Mutex<Shard<V>>]>,
+    shards: Box<[RwLock<Shard<V>>]>,
     seed: u64,
     largest: usize,
 }
@@ -117,7 +145,7 @@ impl<V: Value> Shards<V> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a `usize`")]
         let hot_budget = (budget as f64 * hot_share) as usize;
         let shard = || {
-            Mutex::new(Shard {
+            RwLock::new(Shard {
                 store: Store::new(budget, hot_budget, random()),
                 loads: Flights::new(LOADS_OF_A_KEY, Seeded(random())),
                 fetches: Flights::new(FETCHES_OF_A_KEY, Seeded(random())),
@@ -126,22 +154,26 @@ impl<V: Value> Shards<V> {
         Self { shards: (0..count).map(|_| shard()).collect(), seed: random() | 1, largest: budget }
     }
 
-    /// The entry of a key, without looking at flights.
-    pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Landed<V>> {
-        self.shard(key).look(key, place, now)
+    /// The entry of a key, without looking at flights; shared with other hits.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
+    pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
+        self.shared(key).look(key, place, is_fresh)
     }
 
     /// The entry of a key, touching nothing.
-    pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<V> {
-        self.shard(key).store.peek(key, now).and_then(|found| found.value.cloned())
+    pub(crate) fn peek(&self, key: KeyRef<'_>, is_fresh: impl FnOnce(Moment) -> bool) -> Option<V> {
+        let shard = self.shared(key);
+        let found = shard.store.peek(key, EARLIEST)?;
+        found.value.filter(|_| is_fresh(found.expires)).cloned()
     }
 
     /// The entry of a key, or else its flight: one look, so that no race between the two loads twice.
     pub(crate) fn look_or_join(self: &Arc<Self>, key: KeyRef<'_>, place: Place, kind: Kind, now: Moment) -> Look<V> {
         let mut dropped = Dropped::default();
-        let mut shard = self.shard(key);
-        if let Some(found) = shard.look(key, place, now) {
-            return Look::Found(found);
+        let mut shard = self.exclusive(key);
+        if let Some(hit) = shard.look(key, place, |expires| now < expires) {
+            return Look::Found(hit.into());
         }
         shard.store.missed(key, now, &mut dropped);
         let flights = shard.flights(kind);
@@ -159,7 +191,7 @@ impl<V: Value> Shards<V> {
     /// whether it was kept.
     pub(crate) fn insert(&self, key: &HashedKey, entry: Entry<V>, place: Place) -> bool {
         let mut dropped = Dropped::default();
-        let mut shard = self.shard(key.as_ref());
+        let mut shard = self.exclusive(key.as_ref());
         shard.void(key.as_ref());
         shard.store.insert(key.clone(), entry, place, &mut dropped)
     }
@@ -167,7 +199,7 @@ impl<V: Value> Shards<V> {
     /// Takes a key out, and voids its flights.
     pub(crate) fn remove(&self, key: KeyRef<'_>) {
         let mut dropped = Dropped::default();
-        let mut shard = self.shard(key);
+        let mut shard = self.exclusive(key);
         shard.void(key);
         shard.store.remove(key, &mut dropped);
     }
@@ -176,7 +208,7 @@ impl<V: Value> Shards<V> {
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
             let mut dropped = Dropped::default();
-            let mut shard = lock(shard);
+            let mut shard = write(shard);
             shard.loads.void_all();
             shard.fetches.void_all();
             shard.store.clear(&mut dropped);
@@ -188,7 +220,7 @@ impl<V: Value> Shards<V> {
         let mut sum = CacheUsage { max_entry_bytes: self.largest as u64, ..CacheUsage::default() };
         let mut flights = 0;
         for shard in &self.shards {
-            let shard = lock(shard);
+            let shard = read(shard);
             let usage = shard.store.usage();
             sum.main_entries += usage.main_entries;
             sum.main_bytes += usage.main_bytes;
@@ -204,16 +236,31 @@ impl<V: Value> Shards<V> {
 }
 
 impl<V> Shards<V> {
-    fn shard(&self, key: KeyRef<'_>) -> MutexGuard<'_, Shard<V>> {
+    #[inline]
+    fn shard(&self, key: KeyRef<'_>) -> &RwLock<Shard<V>> {
         // The product's high half depends on all of the hash, and on a seed that no other process knows.
         let mixed = (key.hash.0.wrapping_mul(self.seed) >> 32) as usize;
-        lock(&self.shards[mixed & (self.shards.len() - 1)])
+        &self.shards[mixed & (self.shards.len() - 1)]
+    }
+
+    #[inline]
+    fn shared(&self, key: KeyRef<'_>) -> RwLockReadGuard<'_, Shard<V>> {
+        read(self.shard(key))
+    }
+
+    fn exclusive(&self, key: KeyRef<'_>) -> RwLockWriteGuard<'_, Shard<V>> {
+        write(self.shard(key))
     }
 }
 
 /// A panic under the lock can only come from the user's `V::clone`, and leaves the shard whole.
-fn lock<V>(shard: &Mutex<Shard<V>>) -> MutexGuard<'_, Shard<V>> {
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
+#[inline]
+fn read<V>(shard: &RwLock<Shard<V>>) -> RwLockReadGuard<'_, Shard<V>> {
+    shard.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<V>(shard: &RwLock<Shard<V>>) -> RwLockWriteGuard<'_, Shard<V>> {
+    shard.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The duty to land a flight. Dropped without a landing, it lands it with [`Error::Closed`]; by a panic (of the user's
@@ -244,10 +291,10 @@ impl<V: Value> Lead<V> {
         debug_assert!(self.kind == Kind::Load && !self.begun, "fetches begin when they start");
         let shards = Arc::clone(&self.shards);
         let key = self.flight.key().clone();
-        let mut shard = shards.shard(key.as_ref());
-        if let Some(found) = shard.look(key.as_ref(), place, now) {
+        let mut shard = shards.exclusive(key.as_ref());
+        if let Some(hit) = shard.look(key.as_ref(), place, |expires| now < expires) {
             drop(shard);
-            let next = self.land(Ok(found), None).1;
+            let next = self.land(Ok(hit.into()), None).1;
             debug_assert!(next.is_none(), "nothing is parked behind a flight that can be joined");
             return Begin::No;
         }
@@ -287,7 +334,7 @@ impl<V: Value> Lead<V> {
         self.on_board = false;
         let key = self.flight.key();
         let ended = {
-            let mut shard = self.shards.shard(key.as_ref());
+            let mut shard = self.shards.exclusive(key.as_ref());
             let ended = shard.flights(self.kind).end(&self.flight, self.begun);
             // Taken rather than matched: what is not kept must be dropped outside of the lock.
             let kept = if ended.voided { None } else { kept.take() };
@@ -512,7 +559,7 @@ mod tests {
 
         fn check(&self) -> Result<(), TestCaseError> {
             for (number, version) in self.versions.iter().enumerate() {
-                let kept = self.shards.peek(key(number).as_ref(), Moment::default());
+                let kept = self.shards.peek(key(number).as_ref(), |_| true);
                 prop_assert!(kept.is_none_or(|kept| kept == *version), "{:?} is older than {}", kept, version);
                 prop_assert!(self.running(number) <= LOADS_OF_A_KEY);
             }

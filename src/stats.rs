@@ -120,6 +120,7 @@ impl Gets {
 
 impl GetCounters {
     /// Counts a get that ended with a value (or with "there is none", if `found` is false).
+    #[inline]
     pub(crate) fn answered(&self, source: &Source, found: bool) {
         match source {
             _ if !found => self.not_found.one(),
@@ -152,6 +153,12 @@ pub(crate) struct Tally<'a>(Option<&'a GetCounters>);
 impl<'a> Tally<'a> {
     pub(crate) fn new(counters: &'a GetCounters) -> Self {
         Self(Some(counters))
+    }
+
+    /// It is counted elsewhere.
+    #[inline]
+    pub(crate) fn counted(mut self) {
+        self.0 = None;
     }
 
     pub(crate) fn answered(mut self, source: &Source, found: bool) {

@@ -101,6 +101,7 @@ impl Tasks {
     }
 
     /// Whether the node takes no more calls.
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }

@@ -11,6 +11,9 @@ use std::time::Duration;
 pub(crate) struct Moment(u64);
 
 impl Moment {
+    /// When the clock was made: earlier than every other moment.
+    pub(crate) const START: Self = Self(0);
+
     /// Later than every other moment: what never comes.
     pub(crate) const NEVER: Self = Self(u64::MAX);
 

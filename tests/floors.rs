@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 6] = [
     &["codec", "config", "entry", "error", "key", "member", "message", "stats", "time"],
     &["membership", "placement", "queue", "removals", "route", "store"],
-    &["clock", "flight", "loader", "shards", "tasks", "transport"],
+    &["clock", "flight", "hits", "loader", "shards", "tasks", "transport"],
     &["grpc", "memory", "peers", "wire"],
     &["group"],
     &["node"],

@@ -267,6 +267,8 @@ fn a_hit_takes_no_lock_that_all_keys_share() {
     gate.shut(true);
     let mut threads = vec![hit(String::from("held"))];
     waits.recv_timeout(LONG).expect("a hit waits in its clone");
+    threads.push(hit(String::from("held")));
+    waits.recv_timeout(LONG).expect("so does another of the same key: the first does not keep it from its clone");
     threads.extend(others.into_iter().map(hit));
     let first = ends.recv_timeout(LONG);
     gate.shut(false);

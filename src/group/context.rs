@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::peers::Peers;
 use crate::removals::Numbers;
 use crate::tasks::Tasks;
+use crate::time::Moment;
 
 /// What all groups of a node share.
 pub(crate) struct Context {
@@ -19,8 +20,15 @@ pub(crate) struct Context {
 
 impl Context {
     /// Passes while the node takes calls.
+    #[inline]
     pub(crate) fn check_open(&self) -> Result<(), Error> {
         if self.tasks.is_closed() { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Whether a moment is still to come. The time is read only if that depends on it: not for what never comes.
+    #[inline]
+    pub(crate) fn is_to_come(&self, moment: Moment) -> bool {
+        moment == Moment::NEVER || self.clock.now() < moment
     }
 
     /// Passes where there are timers to wait with, and tasks to spawn.

@@ -4,11 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::join_all;
-use tracing::Instrument;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use tracing::{Instrument, Level, level_enabled};
 
 use crate::entry::{Source, Value};
 use crate::error::Error;
@@ -17,7 +20,7 @@ use crate::key::{HashedKey, KeyRef};
 use crate::loader::Inside;
 use crate::peers::View;
 use crate::route::{Role, Route};
-use crate::shards::{Kind, Lead, Look};
+use crate::shards::{Hit, Kind, Lead, Look};
 use crate::stats::Tally;
 
 use super::fetch::Terms;
@@ -33,6 +36,45 @@ enum Asked<V: Value> {
     },
 }
 
+/// A get of one key, for a caller; `answer` makes of what was found what the caller asked for.
+///
+/// A hit is answered at the first poll. All the rest is in a box that a hit does not make: so the future is a few words,
+/// and polling it is little enough to become part of whoever polls, who then need not take the answer out of three
+/// wrappings.
+pub(super) struct Get<'a, V: Value, F> {
+    pub(super) group: &'a Arc<Inner<V>>,
+    pub(super) key: &'a [u8],
+    /// The group's if none is given.
+    pub(super) limit: Option<Duration>,
+    pub(super) answer: F,
+    pub(super) missed: Option<BoxFuture<'a, Landing<V>>>,
+}
+
+impl<V: Value, T, F: Fn(Landed<V>) -> Result<T, Error> + Unpin> Future for Get<'_, V, F> {
+    type Output = Result<T, Error>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let get = self.get_mut();
+        if get.missed.is_none() {
+            let key = KeyRef::new(get.key);
+            if let Some(answer) = get.group.hit(key, &get.answer) {
+                return Poll::Ready(answer);
+            }
+            get.missed = Some(get.group.get_missed(key, get.limit));
+        }
+        get.poll_missed(context)
+    }
+}
+
+impl<V: Value, T, F: Fn(Landed<V>) -> Result<T, Error>> Get<'_, V, F> {
+    #[cold]
+    fn poll_missed(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        let Some(missed) = &mut self.missed else { return Poll::Pending };
+        missed.poll_unpin(context).map(|landing| (self.answer)(landing?))
+    }
+}
+
 /// The new flights of one call, by where they go: one message to each peer, one query of a batch loader.
 struct Departures<V: Value> {
     /// The membership that the whole call goes by.
@@ -42,18 +84,42 @@ struct Departures<V: Value> {
 }
 
 impl<V: Value> Inner<V> {
-    /// One key, for a caller. A hit takes no task and no allocation, and resolves at the first poll.
-    pub(super) async fn get(self: &Arc<Self>, key: KeyRef<'_>, limit: Duration) -> Landing<V> {
+    /// One key, for a caller, if it is here. This is all that a hit costs: no task, no allocation, no span unless
+    /// somebody listens.
+    fn hit<T>(
+        &self,
+        key: KeyRef<'_>,
+        answer: impl Fn(Landed<V>) -> Result<T, Error>,
+    ) -> Option<Result<T, Error>> {
+        if is_traced() || self.context.tasks.is_closed() || key.is_too_long() {
+            return None;
+        }
+        // Should the value's clone panic, the get ends with that.
         let tally = Tally::new(&self.gets);
-        let span = tracing::trace_span!("group.get", group = %self.name, outcome = tracing::field::Empty);
-        let landing = match self.look_for_caller(key) {
-            Ok(Some(found)) => Ok(found),
-            Ok(None) => self.get_missing(key, limit, false).instrument(span.clone()).await,
-            Err(error) => Err(error),
-        };
-        span.record("outcome", outcome(&landing));
-        count(tally, &landing);
-        landing
+        let hit = self.look(key);
+        tally.counted();
+        let hit = hit?;
+        self.hits.one(hit.place, hit.value.is_some());
+        Some(answer(hit.into()))
+    }
+
+    /// One key, for a caller, that was no hit, or that more is to be done for. The limit is the group's if none is
+    /// given.
+    #[cold]
+    fn get_missed<'a>(self: &'a Arc<Self>, key: KeyRef<'a>, limit: Option<Duration>) -> BoxFuture<'a, Landing<V>> {
+        let limit = limit.unwrap_or(self.config.timeout);
+        Box::pin(async move {
+            let tally = Tally::new(&self.gets);
+            let span = tracing::trace_span!("group.get", group = %self.name, outcome = tracing::field::Empty);
+            let landing = match self.look_for_caller(key) {
+                Ok(Some(found)) => Ok(found.into()),
+                Ok(None) => self.get_missing(key, limit, false).instrument(span.clone()).await,
+                Err(error) => Err(error),
+            };
+            span.record("outcome", outcome(&landing));
+            count(tally, &landing);
+            landing
+        })
     }
 
     /// Many keys, for a caller: the answers in the order of the keys. Keys that are asked for twice are worked on once.
@@ -70,7 +136,7 @@ impl<V: Value> Inner<V> {
     }
 
     /// The part of a get that needs no wait: a hit, a miss, or the reason why not to go on.
-    fn look_for_caller(&self, key: KeyRef<'_>) -> Result<Option<Landed<V>>, Error> {
+    fn look_for_caller(&self, key: KeyRef<'_>) -> Result<Option<Hit<V>>, Error> {
         // A load that was in flight when the node was shut down has its time to end, and may need other keys for that.
         self.context.check_open().or_else(|closed| Inside::current().map(drop).ok_or(closed))?;
         Ok(self.look(key.check()?))
@@ -126,7 +192,7 @@ impl<V: Value> Inner<V> {
         departures: &mut Departures<V>,
     ) -> Result<(HashedKey, Asked<V>), Error> {
         let asked = match self.look_for_caller(key)? {
-            Some(found) => Asked::Found(found),
+            Some(hit) => Asked::Found(hit.into()),
             None => {
                 self.context.check_runtime()?;
                 self.ask(key, departures)?
@@ -205,6 +271,11 @@ impl<V: Value> Inner<V> {
     fn departures(&self) -> Departures<V> {
         Departures { view: self.context.peers.view_owned(), loads: Vec::new(), fetches: BTreeMap::new() }
     }
+}
+
+/// Whether somebody listens to the spans of gets, as far as that can be told at a glance.
+fn is_traced() -> bool {
+    level_enabled!(Level::TRACE)
 }
 
 /// Whether a flight ended with the time limit of whoever started it: who joined it may still have time, and goes round

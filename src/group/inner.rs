@@ -12,10 +12,11 @@ use crate::config::GroupConfig;
 use crate::entry::{Source, Value};
 use crate::error::{CodecError, Error};
 use crate::flight::Landed;
+use crate::hits::Hits;
 use crate::key::KeyRef;
 use crate::loader::{Load, Loaded};
 use crate::queue::Limits;
-use crate::shards::{Keep, Shards};
+use crate::shards::{Hit, Keep, Shards};
 use crate::stats::{FetchCounters, GetCounters, GroupStats, LoadCounters, RemovalCounters};
 use crate::store::Place;
 use crate::time::Moment;
@@ -34,7 +35,9 @@ pub(crate) struct Inner<V: Value> {
     pub(super) loader: Box<dyn Load<V>>,
     pub(super) shards: Arc<Shards<V>>,
     pub(super) line: Mutex<Line<V>>,
-    /// What callers asked.
+    /// What callers asked and found here at once.
+    pub(super) hits: Hits,
+    /// What else callers asked.
     pub(super) gets: GetCounters,
     /// What peers asked.
     pub(super) served: GetCounters,
@@ -67,6 +70,7 @@ impl<V: Value> Inner<V> {
             loader,
             shards,
             line: Mutex::new(Line::new(limits)),
+            hits: Hits::new(),
             gets: GetCounters::default(),
             served: GetCounters::default(),
             loads: LoadCounters::default(),
@@ -80,9 +84,11 @@ impl<V: Value> Inner<V> {
     }
 
     /// The key's entry in this node's cache.
-    pub(super) fn look(&self, key: KeyRef<'_>) -> Option<Landed<V>> {
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
+    pub(super) fn look(&self, key: KeyRef<'_>) -> Option<Hit<V>> {
         let place = self.context.peers.place(key.hash);
-        self.shards.look(key, place, self.now())
+        self.shards.look(key, place, |expires| self.context.is_to_come(expires))
     }
 
     /// What a load (or an insert) brought, as it will be cached and handed out: how long it lives, and what it weighs.
@@ -146,8 +152,10 @@ impl<V: Value> Inner<V> {
     pub(super) fn stats(&self) -> GroupStats {
         let (cache, flights) = self.shards.usage();
         let (loads_running, loads_queued) = self.line_lengths();
+        let mut gets = self.gets.snapshot();
+        self.hits.add_to(&mut gets);
         GroupStats {
-            gets: self.gets.snapshot(),
+            gets,
             served: self.served.snapshot(),
             loads: self.loads.snapshot(),
             fetches: self.fetches.snapshot(),

@@ -31,6 +31,7 @@ use crate::stats::GroupStats;
 pub(crate) use builder::Home;
 pub use builder::{GroupBuilder, InBatches, LoadsInto, OneByOne};
 pub(crate) use context::{Context, Life};
+use get::Get;
 use inner::Inner;
 pub(crate) use registry::{Registry, Serve};
 
@@ -60,37 +61,44 @@ impl<V: Value> Group<V> {
     ///
     /// # Errors
     /// [`Error::NotFound`] if the loader says that there is none; see [`Error`] for the rest.
-    pub fn get(&self, key: &(impl AsKey + ?Sized)) -> impl Future<Output = Result<V, Error>> + Send {
-        let key = key.as_key();
-        async move { self.landed(key, self.inner.config.timeout).await?.value.ok_or(Error::NotFound) }
+    pub fn get<'a>(&'a self, key: &'a (impl AsKey + ?Sized)) -> impl Future<Output = Result<V, Error>> + Send {
+        self.one(key.as_key(), None, |landed| landed.value.ok_or_else(|| Error::NotFound))
     }
 
     /// The value of a key, or `None` if there is none.
     ///
     /// # Errors
     /// As [`get`](Self::get), but for [`Error::NotFound`].
-    pub fn get_opt(&self, key: &(impl AsKey + ?Sized)) -> impl Future<Output = Result<Option<V>, Error>> + Send {
-        let key = key.as_key();
-        async move { Ok(self.landed(key, self.inner.config.timeout).await?.value) }
+    pub fn get_opt<'a>(
+        &'a self,
+        key: &'a (impl AsKey + ?Sized),
+    ) -> impl Future<Output = Result<Option<V>, Error>> + Send {
+        self.one(key.as_key(), None, |landed| Ok(landed.value))
     }
 
     /// The value of a key with its age, what is left of its life, and where it came from.
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub fn get_with(
-        &self,
-        key: &(impl AsKey + ?Sized),
+    pub fn get_with<'a>(
+        &'a self,
+        key: &'a (impl AsKey + ?Sized),
         options: GetOptions,
     ) -> impl Future<Output = Result<Entry<V>, Error>> + Send {
-        let key = key.as_key();
-        async move {
-            let landed = self.landed(key, options.timeout.unwrap_or(self.inner.config.timeout)).await?;
+        self.one(key.as_key(), options.timeout, |landed| {
             let now = self.inner.now();
             let Landed { value, born, expires, source } = landed;
             let value = value.ok_or(Error::NotFound)?;
             Ok(Entry { value, age: now.since(born), time_left: expires.left(now), source })
-        }
+        })
+    }
+
+    #[inline]
+    fn one<'a, T, F>(&'a self, key: &'a [u8], limit: Option<Duration>, answer: F) -> Get<'a, V, F>
+    where
+        F: Fn(Landed<V>) -> Result<T, Error>,
+    {
+        Get { group: &self.inner, key, limit, answer, missed: None }
     }
 
     /// The values of many keys, in the order of the keys, each with its own error. One message goes to each node that
@@ -111,7 +119,7 @@ impl<V: Value> Group<V> {
     #[must_use]
     pub fn peek(&self, key: &(impl AsKey + ?Sized)) -> Option<V> {
         let key = KeyRef::new(key.as_key()).check().ok()?;
-        self.inner.shards.peek(key, self.inner.now())
+        self.inner.shards.peek(key, |expires| self.inner.context.is_to_come(expires))
     }
 
     /// Puts a value in the cache of the key's owner, and takes the key out of all others.
@@ -193,10 +201,6 @@ impl<V: Value> Group<V> {
     #[must_use]
     pub fn downgrade(&self) -> WeakGroup<V> {
         WeakGroup { inner: Arc::downgrade(&self.inner), life: Arc::downgrade(&self.life) }
-    }
-
-    async fn landed(&self, key: &[u8], limit: Duration) -> Result<Landed<V>, Error> {
-        self.inner.get(KeyRef::new(key), limit).await
     }
 }
 
