@@ -12,18 +12,55 @@ use crate::time::Moment;
 /// A node's clock: monotonic, and untouched by jumps of the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
+    #[cfg(target_os = "linux")]
+    last_tick: i64,
     start: Instant,
 }
 
 impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the time")]
     pub(crate) fn start() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            // Before the start: so what is counted from it is never less than it should be.
+            #[cfg(target_os = "linux")]
+            last_tick: last_tick(),
+            start: Instant::now(),
+        }
     }
 
     pub(crate) fn now(&self) -> Moment {
         Moment::after_start(self.start.elapsed())
     }
+
+    /// A moment that has not been passed, for a tenth of what it takes to know which one it is.
+    ///
+    /// The kernel notes the time at each of its ticks, on the timeline that tokio's clock has too; the last note is one
+    /// to ten milliseconds old. So now is certainly before a second after it: a machine that was stopped and goes on
+    /// may be late with one tick, not with a hundred.
+    ///
+    /// **It knows nothing of a time that is turned by hand**, as tests can do with tokio's.
+    #[cfg(target_os = "linux")]
+    #[inline]
+    pub(crate) fn latest(&self) -> Moment {
+        const LAG: Duration = Duration::from_secs(1);
+        Moment::START + Duration::from_nanos((last_tick() - self.last_tick).unsigned_abs()) + LAG
+    }
+
+    /// A moment that has not been passed: elsewhere there is nothing to be had for less than the time itself.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn latest(&self) -> Moment {
+        Moment::NEVER
+    }
+}
+
+/// The kernel's last tick, in nanoseconds since some moment before it started.
+#[cfg(target_os = "linux")]
+#[inline]
+fn last_tick() -> i64 {
+    use rustix::time::{ClockId, clock_gettime};
+
+    let tick = clock_gettime(ClockId::MonotonicCoarse);
+    tick.tv_sec * 1_000_000_000 + tick.tv_nsec
 }
 
 /// A random number in `[0, 1)`, for jitter and for sampling.
@@ -41,4 +78,22 @@ pub(crate) fn random() -> u64 {
 /// Waits for `duration`.
 pub(crate) async fn sleep(duration: Duration) {
     tokio::time::sleep(duration).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_that_it_can_be_is_later_than_it_is_and_not_by_much() {
+        let clock = Clock::start();
+        let mut now = clock.now();
+        while now < Moment::START + Duration::from_millis(50) {
+            let latest = clock.latest();
+            now = clock.now();
+            assert!(now < latest, "{now:?} is later than {latest:?}");
+            let is_near = latest.since(now) < Duration::from_secs(2);
+            assert!(is_near || cfg!(not(target_os = "linux")), "{latest:?} tells next to nothing at {now:?}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -50,6 +50,8 @@ const SERVICES_END: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
     runtime: OnceLock<Handle>,
+    /// Whether that one's time cannot be turned by hand.
+    real_time: AtomicBool,
     work: TaskTracker,
     services: TaskTracker,
     closed: AtomicBool,
@@ -69,7 +71,18 @@ impl Tasks {
             return Ok(runtime);
         }
         let current = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        Ok(self.runtime.get_or_init(|| current))
+        Ok(self.runtime.get_or_init(|| {
+            // Tokio lets a runtime of one thread be paused, and no other.
+            self.real_time.store(current.runtime_flavor() != RuntimeFlavor::CurrentThread, Ordering::Relaxed);
+            current
+        }))
+    }
+
+    /// Whether the time of the node's runtime is that of the machine, and cannot be anything else. Not if it is not
+    /// known yet on which it runs.
+    #[inline]
+    pub(crate) fn is_real_time(&self) -> bool {
+        self.real_time.load(Ordering::Relaxed)
     }
 
     /// Spawns work. If the node is cut short it is dropped where it stands; what it leads lands with [`Error::Closed`]

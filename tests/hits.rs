@@ -190,6 +190,31 @@ fn a_million_keys_through_a_small_group_leave_no_more_than_its_budget_and_a_litt
     assert!(held.bytes_current < 64 << 10, "{} bytes are left when the node is gone", held.bytes_current);
 }
 
+/// The time of a runtime of several threads cannot be turned, and a life is told by a rough clock as long as that will
+/// do: so it takes time to see that it ends when it should.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_life_ends_when_it_should_where_the_rough_clock_is_read() {
+    const LIFE: Duration = Duration::from_millis(1300);
+    #[expect(clippy::disallowed_methods, reason = "the time itself is looked at")]
+    let now = std::time::Instant::now;
+    // Outside of a runtime, where it cannot be known yet on which kind it will run.
+    let node = std::thread::spawn(Node::local).join().unwrap();
+    let loader = async |_: Key| Ok::<_, BoxError>(sized(1));
+    let group: Group<Bytes> = node.group("g").time_to_live(LIFE).jitter(0.0).loader(loader).build().unwrap();
+    let before = now();
+    group.get("k").await.unwrap();
+    let after = now();
+    loop {
+        let asked = now();
+        if group.peek("k").is_none() {
+            assert!(now() - before >= LIFE, "it ended too soon");
+            break;
+        }
+        assert!(asked - after < LIFE, "it is still there {:?} after it was loaded", asked - after);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Where a clone waits while it is shut: that is under the lock of the clone's key.
 struct Gate {
     is_shut: Mutex<bool>,

@@ -25,10 +25,13 @@ impl Context {
         if self.tasks.is_closed() { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Whether a moment is still to come. The time is read only if that depends on it: not for what never comes.
+    /// Whether a moment is still to come. The time is read only if that depends on it: not for what never comes, nor,
+    /// where nobody can turn the time by hand, for what is a second or more away.
     #[inline]
     pub(crate) fn is_to_come(&self, moment: Moment) -> bool {
-        moment == Moment::NEVER || self.clock.now() < moment
+        moment == Moment::NEVER
+            || (self.tasks.is_real_time() && self.clock.latest() < moment)
+            || self.clock.now() < moment
     }
 
     /// Passes where there are timers to wait with, and tasks to spawn.
