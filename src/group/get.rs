@@ -16,7 +16,7 @@ use tracing::{Instrument, Level, level_enabled};
 use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Flight, Landed, Landing};
-use crate::key::{HashedKey, KeyRef};
+use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::loader::Inside;
 use crate::peers::View;
 use crate::route::{Role, Route};
@@ -86,11 +86,7 @@ struct Departures<V: Value> {
 impl<V: Value> Inner<V> {
     /// One key, for a caller, if it is here. This is all that a hit costs: no task, no allocation, no span unless
     /// somebody listens.
-    fn hit<T>(
-        &self,
-        key: KeyRef<'_>,
-        answer: impl Fn(Landed<V>) -> Result<T, Error>,
-    ) -> Option<Result<T, Error>> {
+    fn hit<T>(&self, key: KeyRef<'_>, answer: impl Fn(Landed<V>) -> Result<T, Error>) -> Option<Result<T, Error>> {
         if is_traced() || self.context.tasks.is_closed() || key.is_too_long() {
             return None;
         }
@@ -111,8 +107,10 @@ impl<V: Value> Inner<V> {
         Box::pin(async move {
             let tally = Tally::new(&self.gets);
             let span = tracing::trace_span!("group.get", group = %self.name, outcome = tracing::field::Empty);
-            let landing = match self.look_for_caller(key) {
-                Ok(Some(found)) => Ok(found.into()),
+            // If nobody listens, it was looked for already.
+            let looked = if is_traced() { self.look_for_caller(key) } else { self.check_caller(key).map(|_| None) };
+            let landing = match looked {
+                Ok(Some(hit)) => Ok(hit.into()),
                 Ok(None) => self.get_missing(key, limit, false).instrument(span.clone()).await,
                 Err(error) => Err(error),
             };
@@ -137,9 +135,13 @@ impl<V: Value> Inner<V> {
 
     /// The part of a get that needs no wait: a hit, a miss, or the reason why not to go on.
     fn look_for_caller(&self, key: KeyRef<'_>) -> Result<Option<Hit<V>>, Error> {
+        Ok(self.look(self.check_caller(key)?))
+    }
+
+    fn check_caller<'a>(&self, key: KeyRef<'a>) -> Result<KeyRef<'a>, Error> {
         // A load that was in flight when the node was shut down has its time to end, and may need other keys for that.
         self.context.check_open().or_else(|closed| Inside::current().map(drop).ok_or(closed))?;
-        Ok(self.look(key.check()?))
+        key.check()
     }
 
     /// The part of a get that waits. `has_joined` says whether it has been counted as one that joined a flight.
@@ -170,43 +172,55 @@ impl<V: Value> Inner<V> {
 
     async fn get_all(self: &Arc<Self>, keys: &[HashedKey], limit: Duration) -> Vec<Landing<V>> {
         let mut departures = self.departures();
-        // By key: its first position, and what asking for it led to.
-        let mut distinct: HashMap<&HashedKey, usize> = HashMap::with_capacity(keys.len());
-        let mut asked = Vec::with_capacity(keys.len());
-        let mut places = Vec::with_capacity(keys.len());
-        for key in keys {
-            let place = *distinct.entry(key).or_insert_with(|| {
-                asked.push(self.ask_for_caller(key.as_ref(), &mut departures));
-                asked.len() - 1
-            });
-            places.push(place);
-        }
+        // By key: its place among those that differ; by that, what is known of it at once.
+        let mut distinct = HashMap::with_capacity_and_hasher(keys.len(), Seeded(self.id));
+        let mut landings = Vec::with_capacity(keys.len());
+        let mut flights = Vec::new();
+        let places = keys.iter().map(|key| {
+            *distinct.entry(key).or_insert_with(|| {
+                let place = landings.len();
+                landings.push(match self.ask_for_caller(key.as_ref(), &mut departures) {
+                    Ok(Asked::Found(found)) => Some(Ok(found)),
+                    Ok(Asked::Flight { flight, joined }) => {
+                        flights.push((place, key, flight, joined));
+                        None
+                    }
+                    Err(error) => Some(Err(error)),
+                });
+                place
+            })
+        });
+        let places: Vec<usize> = places.collect();
         self.depart(departures, limit);
-        let landings = join_all(asked.into_iter().map(|asked| self.landing_of(asked, limit))).await;
-        places.into_iter().map(|place| landings[place].clone()).collect()
+        let waits = flights.into_iter().map(|(place, key, flight, joined)| async move {
+            (place, self.landing_of(key.as_ref(), &flight, joined, limit).await)
+        });
+        for (place, landing) in join_all(waits).await {
+            landings[place] = Some(landing);
+        }
+        let landing = |landing: Option<Landing<V>>| landing.unwrap_or(Err(Error::Closed));
+        if landings.len() == keys.len() {
+            return landings.into_iter().map(landing).collect();
+        }
+        places.into_iter().map(|place| landing(landings[place].clone())).collect()
     }
 
-    fn ask_for_caller(
-        self: &Arc<Self>,
-        key: KeyRef<'_>,
-        departures: &mut Departures<V>,
-    ) -> Result<(HashedKey, Asked<V>), Error> {
-        let asked = match self.look_for_caller(key)? {
-            Some(hit) => Asked::Found(hit.into()),
-            None => {
-                self.context.check_runtime()?;
-                self.ask(key, departures)?
-            }
-        };
-        Ok((key.to_owned(), asked))
+    fn ask_for_caller(self: &Arc<Self>, key: KeyRef<'_>, departures: &mut Departures<V>) -> Result<Asked<V>, Error> {
+        if let Some(hit) = self.look_for_caller(key)? {
+            return Ok(Asked::Found(hit.into()));
+        }
+        self.context.check_runtime()?;
+        self.ask(key, departures)
     }
 
     /// The landing of one of many keys.
-    async fn landing_of(self: &Arc<Self>, asked: Result<(HashedKey, Asked<V>), Error>, limit: Duration) -> Landing<V> {
-        let (key, flight, joined) = match asked? {
-            (_, Asked::Found(found)) => return Ok(found),
-            (key, Asked::Flight { flight, joined }) => (key, flight, joined),
-        };
+    async fn landing_of(
+        self: &Arc<Self>,
+        key: KeyRef<'_>,
+        flight: &Flight<V>,
+        joined: bool,
+        limit: Duration,
+    ) -> Landing<V> {
         self.gets.joined.add(u64::from(joined));
         let started = self.now();
         let landing = tokio::time::timeout(limit, flight.landing()).await;
@@ -214,7 +228,7 @@ impl<V: Value> Inner<V> {
         if joined && is_others_limit(&landing) {
             let left = limit.saturating_sub(self.now().since(started));
             // Whatever it waits for now, the caller's limit is the one that it was given.
-            return self.get_missing(key.as_ref(), left, true).await.map_err(|error| match error {
+            return self.get_missing(key, left, true).await.map_err(|error| match error {
                 Error::Timeout { .. } => Error::Timeout { limit },
                 other => other,
             });
@@ -274,6 +288,7 @@ impl<V: Value> Inner<V> {
 }
 
 /// Whether somebody listens to the spans of gets, as far as that can be told at a glance.
+#[inline]
 fn is_traced() -> bool {
     level_enabled!(Level::TRACE)
 }
