@@ -7,7 +7,11 @@ const PROTO: &str = "proto/peerage/v1/peerage.proto";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={PROTO}");
-    let descriptors = protox::compile([PROTO], ["proto"])?;
+    let mut descriptors = protox::compile([PROTO], ["proto"])?;
+    // The exchange has a codec of its own: its client and server are written by hand (`src/grpc/`).
+    for service in descriptors.file.iter_mut().flat_map(|file| &mut file.service) {
+        service.method.retain(|method| method.name() != "Exchange");
+    }
     tonic_prost_build::configure()
         .bytes(".") // values and keys share the buffer that they arrived in
         .build_transport(false) // the client rides on a channel of our own making

@@ -14,10 +14,10 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use tokio::sync::SetOnce;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use crate::entry::Source;
 use crate::error::Error;
@@ -40,14 +40,43 @@ pub(crate) type Landing<V> = Result<Landed<V>, Error>;
 #[derive(Debug)]
 pub(crate) struct Flight<V> {
     key: HashedKey,
-    landing: SetOnce<Landing<V>>,
+    landing: OnceLock<Landing<V>>,
+    /// Who is to be woken by the landing, each at a place of its own.
+    sleepers: Mutex<Sleepers>,
     /// Whether a loader waits for it.
     hurried: AtomicBool,
+    /// How many wait for it.
+    awaited: AtomicUsize,
+    /// Whether it was voided: it is in no table any more, where those who look after flights would find it.
+    alone: AtomicBool,
+}
+
+/// Most flights have one sleeper, which has room without an allocation.
+#[derive(Debug, Default)]
+struct Sleepers {
+    first: Option<Waker>,
+    others: Vec<Option<Waker>>,
+    /// How often all were woken: who was noted before that is noted no more.
+    round: u64,
+}
+
+/// Where among the sleepers somebody is noted: 0 is the first, and in which round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    at: usize,
+    round: u64,
 }
 
 impl<V> Flight<V> {
     fn new(key: HashedKey) -> Self {
-        Self { key, landing: SetOnce::new(), hurried: AtomicBool::new(false) }
+        Self {
+            key,
+            landing: OnceLock::new(),
+            sleepers: Mutex::default(),
+            hurried: AtomicBool::new(false),
+            awaited: AtomicUsize::new(0),
+            alone: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn key(&self) -> &HashedKey {
@@ -63,17 +92,126 @@ impl<V> Flight<V> {
         self.hurried.load(Ordering::SeqCst)
     }
 
+    /// Whether anybody waits for it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::SeqCst) > 0
+    }
+
     /// Lands the flight. The first landing counts.
     pub(crate) fn land(&self, landing: Landing<V>) {
         // An error means that it has landed already, which then stands.
         let _ = self.landing.set(landing);
+        self.wake_all();
+    }
+
+    /// Wakes who waits, also if there is nothing to be had yet.
+    pub(crate) fn wake_all(&self) {
+        let (first, others) = {
+            let mut sleepers = self.sleepers();
+            sleepers.round += 1;
+            (sleepers.first.take(), mem::take(&mut sleepers.others))
+        };
+        first.into_iter().chain(others.into_iter().flatten()).for_each(Waker::wake);
+    }
+
+    fn sleepers(&self) -> MutexGuard<'_, Sleepers> {
+        // A waker is the runtime's code; whatever state it leaves behind by a panic is sound.
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<V: Clone> Flight<V> {
-    /// Waits for the landing. Dropping the future strands nobody: the flight goes on.
-    pub(crate) async fn landing(&self) -> Landing<V> {
-        self.landing.wait().await.clone()
+impl Sleepers {
+    /// Notes whom to wake, at the place that it had before, if it has one.
+    fn note(&mut self, place: &mut Option<Place>, waker: &Waker) {
+        let round = self.round;
+        let at = match place.filter(|place| place.round == round) {
+            Some(Place { at, .. }) => at,
+            None if self.first.is_none() => 0,
+            None => {
+                self.others.push(None);
+                self.others.len()
+            }
+        };
+        *place = Some(Place { at, round });
+        match self.noted(at) {
+            Some(Some(known)) => known.clone_from(waker),
+            Some(unknown) => *unknown = Some(waker.clone()),
+            None => {}
+        }
+    }
+
+    fn noted(&mut self, at: usize) -> Option<&mut Option<Waker>> {
+        match at.checked_sub(1) {
+            None => Some(&mut self.first),
+            Some(at) => self.others.get_mut(at),
+        }
+    }
+
+    fn forget(&mut self, place: Place) {
+        if place.round != self.round {
+            return;
+        }
+        if let Some(noted) = self.noted(place.at) {
+            *noted = None;
+        }
+        while self.others.last().is_some_and(Option::is_none) {
+            self.others.pop();
+        }
+    }
+}
+
+/// Somebody's wait for a flight: it counts as awaited for as long as this is there. Dropping it strands nobody: the
+/// flight goes on.
+#[derive(Debug)]
+pub(crate) struct Wait<V> {
+    flight: Arc<Flight<V>>,
+    place: Option<Place>,
+}
+
+impl<V> Wait<V> {
+    pub(crate) fn new(flight: Arc<Flight<V>>) -> Self {
+        flight.awaited.fetch_add(1, Ordering::SeqCst);
+        Self { flight, place: None }
+    }
+}
+
+impl<V> Wait<V> {
+    /// Whether the flight is in no table any more, so that nobody who looks after flights will find it.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.flight.alone.load(Ordering::SeqCst)
+    }
+}
+
+impl<V: Clone> Wait<V> {
+    /// Waits for the landing.
+    pub(crate) async fn landing(&mut self) -> Landing<V> {
+        std::future::poll_fn(|context| self.poll_landing(context)).await
+    }
+
+    pub(crate) fn poll_landing(&mut self, context: &mut Context<'_>) -> Poll<Landing<V>> {
+        if self.flight.landing.get().is_none() {
+            let mut sleepers = self.flight.sleepers();
+            // Looked at once more under the lock: a landing wakes those that were noted before it took the lock.
+            if self.flight.landing.get().is_none() {
+                sleepers.note(&mut self.place, context.waker());
+                return Poll::Pending;
+            }
+        }
+        match self.flight.landing.get() {
+            Some(landing) => Poll::Ready(landing.clone()),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<V> Drop for Wait<V> {
+    fn drop(&mut self) {
+        self.flight.awaited.fetch_sub(1, Ordering::SeqCst);
+        if let Some(place) = self.place
+            && self.flight.landing.get().is_none()
+        {
+            self.flight.sleepers().forget(place);
+        }
     }
 }
 
@@ -189,6 +327,11 @@ impl<V, S: BuildHasher> Flights<V, S> {
         self.berths.len()
     }
 
+    /// The flights that can be joined.
+    pub(crate) fn joinable(&self) -> impl Iterator<Item = &Arc<Flight<V>>> {
+        self.berths.values().filter_map(|berth| berth.joinable.as_ref())
+    }
+
     fn berth(&mut self, key: KeyRef<'_>) -> Option<&mut Berth<V>> {
         self.berths.get_mut(&key as &dyn Probe)
     }
@@ -201,8 +344,12 @@ impl<V> Berth<V> {
 
     fn void(&mut self) {
         if self.begun {
-            self.joinable = None;
             self.begun = false;
+            if let Some(flight) = self.joinable.take() {
+                // Who waits for it has to look after itself from here on, and is told.
+                flight.alone.store(true, Ordering::SeqCst);
+                flight.wake_all();
+            }
         }
     }
 }
@@ -299,11 +446,65 @@ mod tests {
         assert!(matches!(flights.join(KeyRef::new(KEY)), Join::New(_)));
     }
 
+    fn polled(wait: &mut Wait<u32>) -> Poll<Landing<u32>> {
+        wait.poll_landing(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Who counts how often it was woken.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl std::task::Wake for Counting {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn each_sleeper_is_woken_whoever_comes_and_goes_before() {
+        let flight = Arc::new(Flight::<u32>::new(HashedKey::new(crate::key::Key::new("k"))));
+        let mut waits: Vec<_> = (0..5).map(|_| Wait::new(Arc::clone(&flight))).collect();
+        let counts: Vec<Arc<Counting>> = (0..8).map(|_| Arc::default()).collect();
+        let poll = |wait: &mut Wait<u32>, who: usize| {
+            wait.poll_landing(&mut Context::from_waker(&Waker::from(Arc::clone(&counts[who])))).is_ready()
+        };
+        for (who, wait) in waits.iter_mut().enumerate() {
+            assert!(!poll(wait, who) && !poll(wait, who), "also polled twice");
+        }
+        drop((waits.remove(4), waits.remove(0)));
+        // Woken without a landing, all come again, and two more, who must not take their places.
+        flight.wake_all();
+        let mut newcomers = [Wait::new(Arc::clone(&flight)), Wait::new(Arc::clone(&flight))];
+        assert!(!poll(&mut newcomers[0], 5));
+        for (who, wait) in (1..).zip(&mut waits) {
+            assert!(!poll(wait, who));
+        }
+        assert!(!poll(&mut newcomers[1], 6));
+        assert_eq!(flight.awaited.load(Ordering::SeqCst), 5);
+        flight.land(Err(Error::Busy));
+        let woken: Vec<_> = counts.iter().map(|count| count.0.load(Ordering::SeqCst)).collect();
+        assert_eq!(woken, [0, 2, 2, 2, 0, 1, 1, 0]);
+        assert!(matches!(polled(&mut newcomers[0]), Poll::Ready(Err(Error::Busy))));
+    }
+
+    #[test]
+    fn a_landing_between_two_polls_is_not_missed() {
+        // Many times, on two threads: whoever sleeps is woken, or finds the landing.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for _ in 0..2000 {
+            let flight = Arc::new(Flight::<u32>::new(HashedKey::new(crate::key::Key::new("k"))));
+            let mut wait = Wait::new(Arc::clone(&flight));
+            let landing = std::thread::spawn(move || flight.land(Err(Error::Busy)));
+            assert!(matches!(runtime.block_on(wait.landing()), Err(Error::Busy)));
+            landing.join().unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn the_first_landing_counts() {
         let flight = Flight::<u32>::new(HashedKey::new(crate::key::Key::new("k")));
         flight.land(Err(Error::Busy));
         flight.land(Err(Error::Closed));
-        assert!(matches!(flight.landing().await, Err(Error::Busy)));
+        assert!(matches!(Wait::new(Arc::new(flight)).landing().await, Err(Error::Busy)));
     }
 }

@@ -66,6 +66,8 @@
 //! None is on by default. `postcard` and `json`: codecs for serde types. `test-util`: the in-process network, for tests
 //! of services that embed this crate.
 
+mod batch;
+mod calls;
 mod clock;
 mod codec;
 mod config;

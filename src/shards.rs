@@ -215,6 +215,26 @@ impl<V: Value> Shards<V> {
         }
     }
 
+    /// Wakes everybody who waits for a flight, but for those of voided ones. Says whether there are flights.
+    pub(crate) fn wake_all(&self) -> bool {
+        let mut any = false;
+        for shard in &self.shards {
+            let flights: Vec<_> = {
+                let shard = read(shard);
+                shard.loads.joinable().chain(shard.fetches.joinable()).cloned().collect()
+            };
+            any |= !flights.is_empty();
+            flights.iter().for_each(|flight| flight.wake_all());
+        }
+        any
+    }
+
+    /// Whether there are flights that can be joined.
+    pub(crate) fn has_flights(&self) -> bool {
+        let mut shards = self.shards.iter().map(read);
+        shards.any(|shard| shard.loads.joinable().chain(shard.fetches.joinable()).next().is_some())
+    }
+
     /// What the stores hold, and how many flights there are.
     pub(crate) fn usage(&self) -> (CacheUsage, u64) {
         let mut sum = CacheUsage { max_entry_bytes: self.largest as u64, ..CacheUsage::default() };
@@ -377,6 +397,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::flight::Wait;
     use crate::key::Key;
 
     const KEYS: usize = 2;
@@ -468,7 +489,7 @@ mod tests {
                 }
                 Step::Abandon(pick) => {
                     drop(self.pick(pick, |_| true));
-                    self.parked.retain(|flight| flight.landing().now_or_never().is_none());
+                    self.parked.retain(|flight| Wait::new(Arc::clone(&flight)).landing().now_or_never().is_none());
                 }
                 Step::Insert(number) => {
                     self.versions[number] += 1;
@@ -526,7 +547,7 @@ mod tests {
                     prop_assert!(running < LOADS_OF_A_KEY);
                     self.led.push(Led { lead, key, began: Some(self.versions[key]) });
                 }
-                Begin::No if flight.landing().now_or_never().is_some() => {}
+                Begin::No if Wait::new(Arc::clone(&flight)).landing().now_or_never().is_some() => {}
                 Begin::No => {
                     prop_assert_eq!(running, LOADS_OF_A_KEY, "it need not be parked");
                     self.parked.push(flight);
@@ -565,7 +586,7 @@ mod tests {
             }
             let led = |flight: &Arc<Flight<u64>>| self.led.iter().any(|led| Arc::ptr_eq(led.lead.flight(), flight));
             for Waiter { flight, key, since } in &self.waiters {
-                let landing = flight.landing().now_or_never();
+                let landing = Wait::new(Arc::clone(&flight)).landing().now_or_never();
                 let is_ahead = led(flight) || self.parked.iter().any(|parked| Arc::ptr_eq(parked, flight));
                 prop_assert_eq!(landing.is_none(), is_ahead, "a waiter of {} is stranded, or was told too soon", key);
                 if let Some(Ok(landed)) = landing {

@@ -205,7 +205,7 @@ counters! {
 counters! {
     /// What this node asked of its peers for this group.
     Fetches of FetchCounters {
-        /// Messages sent: one carries all the keys of a `get_many` that have the same owner.
+        /// Times that a peer was asked: once for all the keys of a `get_many` that have the same owner.
         messages,
         /// Keys asked for.
         keys,
@@ -214,8 +214,8 @@ counters! {
         /// Keys that were loaded here although another node owns them, because that node and its stand-in could not
         /// serve them.
         loaded_here,
-        /// Messages that a peer refused though it was well: it has no such group, or another schema, or the value is
-        /// too large.
+        /// Keys that a peer refused though it was well: it has no such group, or another schema, or the value is too
+        /// large.
         refused,
         /// Values of peers that did not decode here: another layout under the same schema.
         undecoded,

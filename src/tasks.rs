@@ -5,11 +5,12 @@
 //! are stopped when the work is done.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -57,6 +58,10 @@ pub(crate) struct Tasks {
     closed: AtomicBool,
     /// Cuts the work short.
     cut: CancellationToken,
+    is_cut: AtomicBool,
+    /// Work that no task of its own is.
+    others: AtomicUsize,
+    others_ended: Notify,
     /// Asks the services to end.
     stop: CancellationToken,
     /// Ends the services.
@@ -108,6 +113,43 @@ impl Tasks {
         self.services.spawn_on(task, runtime);
     }
 
+    /// Spawns a service that what is under way hangs on: it is dropped when the work is cut short.
+    pub(crate) fn service_until_cut(&self, service: impl Future<Output = ()> + Send + 'static) {
+        let cut = self.cut.clone();
+        self.service(async move {
+            cut.run_until_cancelled_owned(service).await;
+        });
+    }
+
+    /// Something begins that is work, though no task of its own is: the node waits for its [`end`](Self::end) as it does
+    /// for tasks.
+    pub(crate) fn begin(&self) {
+        self.others.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// It ends. If it was dropped because the work is cut short, it counts as cut short.
+    pub(crate) fn end(&self, kind: Work) {
+        if self.is_cut.load(Ordering::SeqCst) {
+            self.cut_short[kind as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        if self.others.fetch_sub(1, Ordering::SeqCst) == 1 && self.work.is_closed() {
+            self.others_ended.notify_waiters();
+        }
+    }
+
+    /// Waits until all that has begun has ended, tasks or not.
+    async fn ended(&self) {
+        loop {
+            self.work.wait().await;
+            let ended = self.others_ended.notified();
+            if self.others.load(Ordering::SeqCst) > 0 {
+                ended.await;
+            } else if self.work.is_empty() {
+                return;
+            }
+        }
+    }
+
     /// Fires when the services are to end.
     pub(crate) fn stopping(&self) -> &CancellationToken {
         &self.stop
@@ -128,9 +170,10 @@ impl Tasks {
     pub(crate) async fn join(&self, limit: Duration) -> ShutdownReport {
         self.work.close();
         // A time-out is no failure here: it is what the limit is for.
-        let _ = tokio::time::timeout(limit, self.work.wait()).await;
+        let _ = tokio::time::timeout(limit, self.ended()).await;
+        self.is_cut.store(true, Ordering::SeqCst);
         self.cut.cancel();
-        self.work.wait().await;
+        self.ended().await;
         self.services.close();
         self.stop.cancel();
         let _ = tokio::time::timeout(SERVICES_END, self.services.wait()).await;
@@ -171,6 +214,28 @@ mod tests {
         let report = tasks.join(Duration::from_secs(2)).await;
         assert_eq!((report.loads_cut, report.fetches_cut, report.removals_cut), (1, 1, 0));
         assert_eq!(tasks.len(), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_task_is_waited_for_too_and_told_if_it_is_cut_short() {
+        for (takes, cut) in [(1, 0), (3, 1)] {
+            let tasks = Arc::new(Tasks::default());
+            tasks.begin();
+            let under_way = Arc::clone(&tasks);
+            tasks.service_until_cut(async move {
+                let _ended = Ended(under_way);
+                tokio::time::sleep(Duration::from_secs(takes)).await;
+            });
+            assert_eq!(tasks.join(Duration::from_secs(2)).await.fetches_cut, cut, "{takes} s");
+        }
+    }
+
+    struct Ended(Arc<Tasks>);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.0.end(Work::Fetch);
+        }
     }
 
     #[tokio::test]

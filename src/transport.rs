@@ -5,15 +5,28 @@
 //! secret belongs to the transports: what crosses this seam is trusted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use crate::message::{Refusal, Reply, Request};
+use crate::key::Key;
+use crate::message::{Answer, Ask, Get, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
 
 /// Opens connections to other nodes.
 pub(crate) trait Transport: Send + Sync + 'static {
     /// Connects to the node at `address`. Ends within the transport's connect limit, whatever the other side does.
-    fn connect(&self, address: Arc<str>) -> BoxFuture<'static, Result<Arc<dyn Connection>, Unreachable>>;
+    fn connect(&self, address: Arc<str>) -> BoxFuture<'static, Result<Opened, Unreachable>>;
+}
+
+/// A connection, and what drives it.
+pub(crate) struct Opened {
+    pub(crate) connection: Arc<dyn Connection>,
+    /// To be run for as long as the connection is wanted: brings the answers. It ends when the connection has closed, or
+    /// when nobody holds the connection any more and all that was asked on it has its answer. Dropping it closes the
+    /// connection at once; what was asked is dropped, unanswered.
+    pub(crate) driver: BoxFuture<'static, ()>,
 }
 
 /// One connection to one node. It does not mend itself: once closed it stays closed, and every call on it fails.
@@ -24,14 +37,72 @@ pub(crate) trait Connection: Send + Sync + 'static {
     /// Sends a request and waits for its reply. Dropping the future gives the request up.
     fn call(&self, request: Request) -> BoxFuture<'static, Result<Reply, CallError>>;
 
+    /// Asks for keys of one group. Each is answered by itself, as soon as its answer is there: at the earliest before
+    /// this returns, if the connection is closed or full.
+    fn ask(&self, sender: &Arc<Sender>, terms: GetTerms, questions: &mut dyn Iterator<Item = Question>);
+
     /// Resolves when the connection is closed, for whatever reason.
     fn closed(&self) -> BoxFuture<'static, ()>;
+}
+
+/// A question for one key, and who waits for the answer.
+pub(crate) struct Question {
+    pub(crate) key: Key,
+    pub(crate) asker: Box<dyn Asker>,
+}
+
+/// Who waits for the answer to a question. Dropped without one, it has to do without.
+pub(crate) trait Asker: Send + Sync + 'static {
+    /// For how long an answer is of use from now on; `None` if it is not, any more. Asked now and then, and what is of no
+    /// use any more is given up, with [`CallError::GivenUp`].
+    fn patience(&self) -> Option<Duration>;
+
+    /// Here it is. Called by whoever brings the answer, who brings others too: whatever takes long has to be done
+    /// elsewhere.
+    fn take(self: Box<Self>, answer: Result<Answer, CallError>);
 }
 
 /// Answers what other nodes ask.
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request. Never panics on what a peer sends; dropping the future gives the request up.
     fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
+
+    /// Answers many questions at once, in their order: what needs no wait, now.
+    fn serve(
+        self: Arc<Self>,
+        sender: Option<&Arc<Sender>>,
+        terms: &GetTerms,
+        wanted: &[Wanted],
+        _room: usize,
+    ) -> Vec<Served> {
+        let asked = wanted.iter().map(|Wanted { key, time_limit }| {
+            let terms = GetTerms { time_limit: *time_limit, ..terms.clone() };
+            let ask = Ask::Get(Get { terms, key: Key::new(key) });
+            let (handler, request) = (Arc::clone(&self), Request { sender: sender.cloned(), ask });
+            let answer = async move {
+                match handler.handle(request).await? {
+                    Reply::Get(answer) => Ok(answer),
+                    _ => Err(Refusal::new(RefusalKind::Invalid, "the handler's reply is not of the request's kind")),
+                }
+            };
+            Served::Later(answer.boxed())
+        });
+        asked.collect()
+    }
+}
+
+/// A key that a peer asks for. Its length has been checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) key: Bytes,
+    pub(crate) time_limit: Duration,
+}
+
+/// What became of a question of a peer's.
+pub(crate) enum Served {
+    Now(Result<Answer, Refusal>),
+    /// Something has to be waited for. Dropping the future gives the question up.
+    Later(BoxFuture<'static, Result<Answer, Refusal>>),
 }
 
 /// Why a call brought no reply.
@@ -43,6 +114,12 @@ pub(crate) enum CallError {
     /// The node said that it does not serve the request.
     #[error("refused: {0}")]
     Refused(#[from] Refusal),
+    /// As much is under way to the node as may be: the request was not sent.
+    #[error("too much is under way to the peer")]
+    Busy,
+    /// Nobody wanted the answer any more.
+    #[error("given up")]
+    GivenUp,
 }
 
 /// Why a node cannot be reached, in words.

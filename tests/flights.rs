@@ -798,8 +798,13 @@ async fn a_hundred_thousand_cancelled_gets_leave_nothing_behind() {
         let stats = group.stats();
         assert_eq!((stats.gets.abandoned, stats.gets.total()), (GETS as u64, GETS as u64));
         assert_eq!(stats.gets.joined, (GETS - keys.len()) as u64);
-        assert_eq!((runs.total(), runs.now()), (keys.len(), 0), "a load goes on without callers, once for each key");
-        assert_eq!(cluster.groups[0].stats().served.total(), if asker == 0 { 0 } else { keys.len() as u64 });
+        assert_eq!(runs.now(), 0);
+        if asker == 0 {
+            assert_eq!(runs.total(), keys.len(), "a load goes on without callers, once for each key");
+        } else {
+            // A fetch that nobody waits for is given up, and with it a load that has not begun.
+            assert!(runs.total() <= keys.len(), "{} loads", runs.total());
+        }
         cluster.end().await;
     }
 }

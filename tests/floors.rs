@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 /// The rooms of each floor, from the ground up. A room is a file of `src/`, or a folder.
 const FLOORS: [&[&str]; 6] = [
     &["codec", "config", "entry", "error", "key", "member", "message", "stats", "time"],
-    &["membership", "placement", "queue", "removals", "route", "store"],
+    &["batch", "membership", "placement", "queue", "removals", "route", "store"],
     &["clock", "flight", "hits", "loader", "shards", "tasks", "transport"],
-    &["grpc", "memory", "peers", "wire"],
+    &["calls", "grpc", "memory", "peers", "wire"],
     &["group"],
     &["node"],
 ];

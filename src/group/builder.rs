@@ -14,7 +14,7 @@ use super::Group;
 use super::context::{Context, Life};
 use super::inner::Inner;
 use super::registry::Registry;
-use super::serve::Served;
+use super::serve::Serving;
 
 /// The longest name of a group, in bytes.
 const MAX_NAME_LEN: usize = 255;
@@ -228,7 +228,7 @@ impl<C, L> GroupBuilder<C, L> {
         let Self { home: Home { context, registry, life }, name, config, codec, loader } = self;
         let name: Arc<str> = Arc::from(name);
         let inner = Arc::new(Inner::new(Arc::clone(&name), config, context, Box::new(codec), loader.erase()));
-        registry.add(&name, Arc::new(Served(Arc::clone(&inner))))?;
+        registry.add(&name, Arc::new(Serving(Arc::clone(&inner))))?;
         Ok(Group::new(inner, life))
     }
 

@@ -5,35 +5,38 @@
 //! is loaded here, in the table of loads, like any other load of this node.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use tracing::Instrument;
+use tracing::Span;
 
 use crate::clock;
 use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Landed, Landing};
-use crate::key::Key;
 use crate::loader::Inside;
 use crate::member::NodeName;
-use crate::message::{Answer, Ask, Copy, Get, GetMany, GetTerms, Outcome, Refusal, RefusalKind, Reply};
+use crate::message::{Answer, Copy, GetTerms, Outcome, Refusal};
 use crate::peers::{Peer, View};
 use crate::route::{self, Next, Role, Route};
 use crate::shards::{Keep, Lead};
 use crate::store::Place;
 use crate::tasks::Work;
 use crate::time::Moment;
-use crate::transport::CallError;
-use crate::wire;
+use crate::transport::{Asker, CallError, Question};
 
 use super::inner::Inner;
 
 /// One in so many fetched values is kept as a hot copy: a key that is asked for often gets there soon, one that is not
 /// seldom does.
 const KEEP_ONE_IN: f64 = 10.0;
+
+/// A value of more bytes than this is decoded in a task of its own: who brings it brings others too.
+const DECODED_ASIDE: usize = 64 << 10;
 
 /// What a fetch is told by who starts it.
 #[derive(Clone, Debug)]
@@ -44,132 +47,164 @@ pub(super) struct Terms {
     pub(super) outer: Option<Arc<Inside>>,
 }
 
-/// A fetch of some keys from one peer, on its way.
-#[derive(Clone)]
-struct Trip {
+/// A fetch of some keys from one peer, on its way. Each key comes back by itself.
+struct Trip<V: Value> {
+    group: Arc<Inner<V>>,
     view: Arc<View>,
     node: usize,
     role: Role,
     terms: Terms,
     started: Moment,
+    sent: Moment,
+    span: Span,
+    /// Keys that the peer did not serve, and what to do about them: they gather for one turn of the runtime, so that
+    /// those of a lost connection go elsewhere together.
+    unserved: Mutex<Vec<(Next, Lead<V>)>>,
+}
+
+impl<V: Value> Drop for Trip<V> {
+    fn drop(&mut self) {
+        self.group.context.tasks.end(Work::Fetch);
+    }
+}
+
+/// One key of a trip.
+struct Fetch<V: Value> {
+    trip: Arc<Trip<V>>,
+    lead: Lead<V>,
+}
+
+impl<V: Value> Asker for Fetch<V> {
+    fn patience(&self) -> Option<Duration> {
+        let left = self.trip.until().since(self.trip.group.now());
+        (!left.is_zero() && self.lead.flight().is_awaited()).then_some(left)
+    }
+
+    fn take(self: Box<Self>, answer: Result<Answer, CallError>) {
+        // The user's code is in this: a codec, a clone. What panics drops its lead, which fails that key and no other.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.trip.group.clone().take_answer(*self, answer)));
+    }
 }
 
 impl<V: Value> Inner<V> {
-    /// Starts a fetch of keys whose route leads to `node`.
+    /// Fetches keys whose route leads to `node`, all with one question to it. No task waits for the answers: whoever
+    /// brings them lands them.
     pub(super) fn start_fetch(
         self: &Arc<Self>,
-        view: &Arc<View>,
-        node: usize,
-        role: Role,
-        leads: Vec<Lead<V>>,
-        terms: &Terms,
+        view: Arc<View>,
+        (node, role): (usize, Role),
+        leads: impl ExactSizeIterator<Item = Lead<V>>,
+        terms: Terms,
+        now: Moment,
     ) {
-        let (view, terms) = (Arc::clone(view), terms.clone());
-        self.embark(&Trip { view, node, role, terms, started: self.now() }, leads);
+        self.embark(view, (node, role), leads, terms, now, now);
     }
 
-    /// One message for all keys, but for those that do not fit in one.
-    fn embark(self: &Arc<Self>, trip: &Trip, leads: Vec<Lead<V>>) {
-        if trip.role == Role::StandIn {
-            self.fetches.stood_in.add(leads.len() as u64);
-        }
-        for leads in wire::split_keys(leads, |lead| &lead.key().key) {
-            self.context.tasks.work(Work::Fetch, Arc::clone(self).fetch(trip.clone(), leads));
-        }
-    }
-
-    async fn fetch(self: Arc<Self>, trip: Trip, leads: Vec<Lead<V>>) {
-        let Some(peer) = trip.view.peer(trip.node).cloned() else {
+    fn embark(
+        self: &Arc<Self>,
+        view: Arc<View>,
+        (node, role): (usize, Role),
+        leads: impl ExactSizeIterator<Item = Lead<V>>,
+        terms: Terms,
+        started: Moment,
+        sent: Moment,
+    ) {
+        if view.peer(node).is_none() {
             // A route never leads to this node itself; if one did, this would be what to do.
-            return self.load_instead(&trip, leads).await;
-        };
-        let span = tracing::debug_span!(
+            return self.load_instead_aside(leads.collect(), terms.outer);
+        }
+        self.context.tasks.begin();
+        let (group, span, unserved) = (Arc::clone(self), Span::none(), Mutex::default());
+        let mut trip = Trip { group, view, node, role, terms, started, sent, span, unserved };
+        trip.span = tracing::debug_span!(
             "peer.fetch",
             group = %self.name,
-            peer = %peer.name(),
+            peer = %trip.peer().name(),
             keys = leads.len(),
             outcome = tracing::field::Empty,
         );
-        let sent = self.now();
-        let left = trip.terms.limit.saturating_sub(sent.since(trip.started));
-        let asked = self.ask_peer(&peer, &leads, self.get_terms(&trip.terms, left));
-        let asked = tokio::time::timeout(left, asked).instrument(span.clone()).await;
-        match asked {
-            Ok(Ok(answers)) => {
-                span.record("outcome", "answered");
-                self.land_answers(&trip, peer.name(), leads, answers, sent).await;
-            }
-            Ok(Err(error)) => {
-                let next = match &error {
-                    CallError::Unreachable(_) => Next::StandIn,
-                    CallError::Refused(refusal) => route::after_refusal(refusal.kind),
-                };
-                if let (Next::LoadHere, CallError::Refused(refusal)) = (next, &error) {
-                    self.note_refusal(peer.name(), refusal);
+        if role == Role::StandIn {
+            self.fetches.stood_in.add(leads.len() as u64);
+        }
+        if trip.peer().has_an_outcome() {
+            return Arc::new(trip).ask(leads);
+        }
+        let leads: Vec<_> = leads.collect();
+        self.context.tasks.work(Work::Fetch, async move {
+            let left = trip.until().since(trip.group.now());
+            match tokio::time::timeout(left, trip.peer().until_tried()).await {
+                Ok(()) => {
+                    trip.sent = trip.group.now();
+                    Arc::new(trip).ask(leads.into_iter());
                 }
-                span.record("outcome", if next == Next::StandIn { "unreachable" } else { "refused" });
-                tracing::debug!(parent: &span, %error, ?next, "peer did not serve");
-                self.turn_elsewhere(&trip, next, leads).await;
+                Err(_) => land_all(leads, &Error::Timeout { limit: trip.terms.limit }),
             }
-            Err(_) => {
-                span.record("outcome", "timeout");
-                land_all(leads, &Error::Timeout { limit: trip.terms.limit });
+        });
+    }
+
+    fn take_answer(self: &Arc<Self>, fetch: Fetch<V>, answer: Result<Answer, CallError>) {
+        match answer {
+            Ok(answer) if len_of(&answer) > DECODED_ASIDE => {
+                let group = Arc::clone(self);
+                self.context.tasks.work(Work::Fetch, async move { group.land_answer(fetch, answer) });
             }
+            Ok(answer) => self.land_answer(fetch, answer),
+            Err(error) => self.land_unanswered(fetch, &error),
         }
     }
 
-    fn get_terms(&self, terms: &Terms, time_limit: Duration) -> GetTerms {
-        let nested = terms.outer.is_some();
-        GetTerms { group: Arc::clone(&self.name), schema: self.config.schema, time_limit, nested }
-    }
-
-    /// One message with all the keys; one answer for each, in their order.
-    async fn ask_peer(&self, peer: &Peer, leads: &[Lead<V>], terms: GetTerms) -> Result<Vec<Answer>, CallError> {
-        self.fetches.messages.one();
-        self.fetches.keys.add(leads.len() as u64);
-        let keys: Vec<Key> = leads.iter().map(|lead| lead.key().key.clone()).collect();
-        let ask = match <[Key; 1]>::try_from(keys) {
-            Ok([key]) => Ask::Get(Get { terms, key }),
-            Err(keys) => Ask::GetMany(GetMany { terms, keys }),
-        };
-        match peer.call(self.context.peers.request(ask)).await? {
-            Reply::Get(answer) if leads.len() == 1 => Ok(vec![answer]),
-            Reply::GetMany(answers) if leads.len() == answers.len() => Ok(answers),
-            _ => Err(Refusal::new(RefusalKind::Invalid, "the reply does not fit the request").into()),
-        }
-    }
-
-    /// Lands what has an answer. What has one that does not decode is loaded here.
-    async fn land_answers(
-        self: &Arc<Self>,
-        trip: &Trip,
-        peer: &NodeName,
-        leads: Vec<Lead<V>>,
-        answers: Vec<Answer>,
-        sent: Moment,
-    ) {
-        let mut undecoded = Vec::new();
-        for (lead, answer) in leads.into_iter().zip(answers) {
-            // What was not spent at the peer was spent on the way, and the copy aged on it.
-            let way = self.now().since(sent).saturating_sub(answer.held);
-            match answer.outcome {
-                Outcome::Value(copy) => match self.receive(peer, copy, self.now().earlier(way)) {
-                    Ok((landed, keep)) => self.land_fetch(lead, Ok(landed), keep),
-                    Err(error) => {
-                        // Once for all: what does not decode here will not tomorrow.
-                        if self.fetches.undecoded.first() {
-                            tracing::warn!(group = %self.name, %peer, %error, "a peer's value does not decode");
-                        }
-                        undecoded.push(lead);
+    /// Lands a key that has an answer. If that does not decode, the key is loaded here.
+    fn land_answer(self: &Arc<Self>, Fetch { trip, lead }: Fetch<V>, answer: Answer) {
+        // What was not spent at the peer was spent on the way, and the copy aged on it.
+        let now = self.now();
+        let way = now.since(trip.sent).saturating_sub(answer.held);
+        trip.peer().note_way(way);
+        trip.record("answered");
+        let peer = trip.peer().name();
+        match answer.outcome {
+            Outcome::Value(copy) => match self.receive(peer, copy, now.earlier(way)) {
+                Ok((landed, keep)) => self.land_fetch(lead, Ok(landed), keep),
+                Err(error) => {
+                    // Once for all: what does not decode here will not tomorrow.
+                    if self.fetches.undecoded.first() {
+                        tracing::warn!(group = %self.name, %peer, %error, "a peer's value does not decode");
                     }
-                },
-                Outcome::NotFound => self.land_fetch(lead, Ok(self.none_at(peer)), None),
-                Outcome::Failed(error) => self.land_fetch(lead, Err(error), None),
+                    trip.turn_elsewhere(Next::LoadHere, lead);
+                }
+            },
+            Outcome::NotFound => self.land_fetch(lead, Ok(self.none_at(peer)), None),
+            Outcome::Failed(error) => self.land_fetch(lead, Err(error), None),
+        }
+    }
+
+    /// Does what is to be done about a key without an answer.
+    fn land_unanswered(self: &Arc<Self>, Fetch { trip, lead }: Fetch<V>, error: &CallError) {
+        let next = match error {
+            CallError::Unreachable(why) => {
+                trip.peer().was_not_reached(why);
+                trip.record("unreachable");
+                Next::StandIn
             }
-        }
-        if !undecoded.is_empty() {
-            self.load_instead(trip, undecoded).await;
-        }
+            CallError::Refused(refusal) => {
+                trip.peer().note_refusal(refusal);
+                let next = route::after_refusal(refusal.kind);
+                if next == Next::LoadHere {
+                    self.note_refusal(trip.peer().name(), refusal);
+                }
+                trip.record(if next == Next::StandIn { "unreachable" } else { "refused" });
+                next
+            }
+            CallError::Busy => {
+                trip.record("busy");
+                return self.land_fetch(lead, Err(Error::Busy), None);
+            }
+            CallError::GivenUp => {
+                trip.record("timeout");
+                return self.land_fetch(lead, Err(Error::Timeout { limit: trip.terms.limit }), None);
+            }
+        };
+        tracing::debug!(parent: &trip.span, %error, ?next, "peer did not serve");
+        trip.turn_elsewhere(next, lead);
     }
 
     /// A peer's word that there is no value. It is remembered there, not here.
@@ -199,31 +234,38 @@ impl<V: Value> Inner<V> {
         debug_assert!(next.is_none(), "fetches are never parked");
     }
 
-    /// What to do about keys that a peer did not serve.
-    async fn turn_elsewhere(self: &Arc<Self>, trip: &Trip, next: Next, leads: Vec<Lead<V>>) {
-        if next == Next::LoadHere || trip.role == Role::StandIn {
-            return self.load_instead(trip, leads).await;
-        }
+    /// Sends keys that a peer did not serve elsewhere, those that go to the same node together.
+    fn send_elsewhere(self: &Arc<Self>, trip: &Trip<V>, unserved: Vec<(Next, Lead<V>)>) {
         let mut here = Vec::new();
         let mut there: BTreeMap<usize, Vec<Lead<V>>> = BTreeMap::new();
-        for lead in leads {
-            match trip.view.stand_in(lead.key().hash) {
+        for (next, lead) in unserved {
+            let route = match next {
+                Next::StandIn if trip.role == Role::Owner => trip.view.stand_in(lead.key().hash),
+                _ => Route::Load,
+            };
+            match route {
                 Route::Load => here.push(lead),
                 Route::Fetch(node, _) => there.entry(node).or_default().push(lead),
             }
         }
         for (node, leads) in there {
-            self.embark(&Trip { node, role: Role::StandIn, ..trip.clone() }, leads);
+            let (view, terms) = (Arc::clone(&trip.view), trip.terms.clone());
+            self.embark(view, (node, Role::StandIn), leads.into_iter(), terms, trip.started, self.now());
         }
         if !here.is_empty() {
-            self.load_instead(trip, here).await;
+            self.load_instead_aside(here, trip.terms.outer.clone());
         }
     }
 
+    fn load_instead_aside(self: &Arc<Self>, leads: Vec<Lead<V>>, outer: Option<Arc<Inside>>) {
+        let group = Arc::clone(self);
+        self.context.tasks.work(Work::Fetch, async move { group.load_instead(outer.as_ref(), leads).await });
+    }
+
     /// Lands fetches by loads of this node. The loads keep their values themselves, as copies of keys that others own.
-    async fn load_instead(self: &Arc<Self>, trip: &Trip, leads: Vec<Lead<V>>) {
+    async fn load_instead(self: &Arc<Self>, outer: Option<&Arc<Inside>>, leads: Vec<Lead<V>>) {
         self.fetches.loaded_here.add(leads.len() as u64);
-        let boarded = self.board_loads(leads.iter().map(Lead::key), trip.terms.outer.as_ref());
+        let boarded = self.board_loads(leads.iter().map(Lead::key), outer);
         // A loader may have joined the fetch since it began: what the fetch now waits for must not stand in line behind
         // that loader.
         for lead in leads.iter().filter(|lead| lead.flight().is_hurried()) {
@@ -242,6 +284,65 @@ impl<V: Value> Inner<V> {
             let kind = refusal.kind;
             tracing::warn!(group = %self.name, %peer, ?kind, why = %refusal, "a peer refused: loading here");
         }
+    }
+}
+
+impl<V: Value> Trip<V> {
+    fn until(&self) -> Moment {
+        self.started + self.terms.limit
+    }
+
+    fn peer(&self) -> &Peer {
+        // There is one: it was looked at before the trip began.
+        self.view.peer(self.node).map_or_else(|| unreachable!("a trip leads to a peer"), Arc::as_ref)
+    }
+
+    fn ask(self: Arc<Self>, leads: impl ExactSizeIterator<Item = Lead<V>>) {
+        let group = &self.group;
+        group.fetches.messages.one();
+        group.fetches.keys.add(leads.len() as u64);
+        let terms = GetTerms {
+            group: Arc::clone(&group.name),
+            schema: group.config.schema,
+            time_limit: self.until().since(self.sent),
+            nested: self.terms.outer.is_some(),
+        };
+        let mut questions = leads.map(|lead| {
+            let key = lead.key().key.clone();
+            Question { key, asker: Box::new(Fetch { trip: Arc::clone(&self), lead }) }
+        });
+        self.peer().ask(group.context.peers.sender(), terms, &mut questions);
+    }
+
+    fn record(&self, outcome: &'static str) {
+        self.span.record("outcome", outcome);
+    }
+
+    fn turn_elsewhere(self: &Arc<Self>, next: Next, lead: Lead<V>) {
+        let is_first = {
+            let mut unserved = self.unserved();
+            unserved.push((next, lead));
+            unserved.len() == 1
+        };
+        if is_first {
+            let trip = Arc::clone(self);
+            self.group.context.tasks.work(Work::Fetch, async move {
+                tokio::task::yield_now().await;
+                let unserved = mem::take(&mut *trip.unserved());
+                trip.group.send_elsewhere(&trip, unserved);
+            });
+        }
+    }
+
+    fn unserved(&self) -> MutexGuard<'_, Vec<(Next, Lead<V>)>> {
+        self.unserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn len_of(answer: &Answer) -> usize {
+    match &answer.outcome {
+        Outcome::Value(copy) => copy.value.len(),
+        _ => 0,
     }
 }
 

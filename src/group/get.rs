@@ -15,13 +15,14 @@ use tracing::{Instrument, Level, level_enabled};
 
 use crate::entry::{Source, Value};
 use crate::error::Error;
-use crate::flight::{Flight, Landed, Landing};
+use crate::flight::{Landed, Landing, Wait};
 use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::loader::Inside;
 use crate::peers::View;
 use crate::route::{Role, Route};
 use crate::shards::{Hit, Kind, Lead, Look};
 use crate::stats::Tally;
+use crate::time::Moment;
 
 use super::fetch::Terms;
 use super::inner::Inner;
@@ -31,7 +32,7 @@ enum Asked<V: Value> {
     Found(Landed<V>),
     /// A flight to wait for; whether it was there already.
     Flight {
-        flight: Arc<Flight<V>>,
+        flight: Wait<V>,
         joined: bool,
     },
 }
@@ -75,10 +76,19 @@ impl<V: Value, T, F: Fn(Landed<V>) -> Result<T, Error>> Get<'_, V, F> {
     }
 }
 
+/// A new flight, and where it goes.
+struct Departure<V: Value> {
+    lead: Lead<V>,
+    route: Route,
+}
+
 /// The new flights of one call, by where they go: one message to each peer, one query of a batch loader.
 struct Departures<V: Value> {
     /// The membership that the whole call goes by.
     view: Arc<View>,
+    /// The load from inside of which the call comes.
+    inside: Option<Arc<Inside>>,
+    now: Moment,
     loads: Vec<Lead<V>>,
     fetches: BTreeMap<(usize, Role), Vec<Lead<V>>>,
 }
@@ -147,27 +157,38 @@ impl<V: Value> Inner<V> {
     /// The part of a get that waits. `has_joined` says whether it has been counted as one that joined a flight.
     async fn get_missing(self: &Arc<Self>, key: KeyRef<'_>, limit: Duration, has_joined: bool) -> Landing<V> {
         self.context.check_runtime()?;
+        let started = self.now();
         let mut has_joined = has_joined;
-        let asked = async {
-            loop {
-                let mut departures = self.departures();
-                let asked = self.ask(key, &mut departures)?;
-                self.depart(departures, limit);
-                let (flight, joined) = match asked {
-                    Asked::Found(found) => return Ok(found),
-                    Asked::Flight { flight, joined } => (flight, joined),
-                };
-                if joined && !mem::replace(&mut has_joined, true) {
-                    self.gets.joined.one();
-                }
-                let landing = flight.landing().await;
-                if !(joined && is_others_limit(&landing)) {
-                    return landing;
+        let (mut now, mut left) = (started, limit);
+        loop {
+            let inside = Inside::current();
+            let view = self.context.peers.view_owned();
+            let (asked, departure) = self.ask(key, &view, inside.as_ref(), now)?;
+            if let Some(Departure { lead, route }) = departure {
+                match route {
+                    Route::Load => self.start_loads(vec![lead], inside.as_ref()),
+                    Route::Fetch(node, role) => {
+                        self.start_fetch(view, (node, role), std::iter::once(lead), self.terms(left, inside), now);
+                    }
                 }
             }
-        };
-        let landing = tokio::time::timeout(limit, asked).await;
-        landing.unwrap_or(Err(Error::Timeout { limit }))
+            let (flight, joined) = match asked {
+                Asked::Found(found) => return Ok(found),
+                Asked::Flight { flight, joined } => (flight, joined),
+            };
+            if joined && !mem::replace(&mut has_joined, true) {
+                self.gets.joined.one();
+            }
+            let landing = self.landing_within(flight, left, now).await;
+            if !joined || !is_others_limit(&landing) {
+                return landing.map_err(|error| own_limit(error, limit));
+            }
+            now = self.now();
+            left = limit.saturating_sub(now.since(started));
+            if left.is_zero() {
+                return Err(Error::Timeout { limit });
+            }
+        }
     }
 
     async fn get_all(self: &Arc<Self>, keys: &[HashedKey], limit: Duration) -> Vec<Landing<V>> {
@@ -193,7 +214,7 @@ impl<V: Value> Inner<V> {
         let places: Vec<usize> = places.collect();
         self.depart(departures, limit);
         let waits = flights.into_iter().map(|(place, key, flight, joined)| async move {
-            (place, self.landing_of(key.as_ref(), &flight, joined, limit).await)
+            (place, self.landing_of(key.as_ref(), flight, joined, limit).await)
         });
         for (place, landing) in join_all(waits).await {
             landings[place] = Some(landing);
@@ -210,80 +231,101 @@ impl<V: Value> Inner<V> {
             return Ok(Asked::Found(hit.into()));
         }
         self.context.check_runtime()?;
-        self.ask(key, departures)
+        let (asked, departure) = self.ask(key, &departures.view, departures.inside.as_ref(), departures.now)?;
+        match departure {
+            Some(Departure { lead, route: Route::Load }) => departures.loads.push(lead),
+            Some(Departure { lead, route: Route::Fetch(node, role) }) => {
+                departures.fetches.entry((node, role)).or_default().push(lead);
+            }
+            None => {}
+        }
+        Ok(asked)
     }
 
     /// The landing of one of many keys.
     async fn landing_of(
         self: &Arc<Self>,
         key: KeyRef<'_>,
-        flight: &Flight<V>,
+        flight: Wait<V>,
         joined: bool,
         limit: Duration,
     ) -> Landing<V> {
         self.gets.joined.add(u64::from(joined));
         let started = self.now();
-        let landing = tokio::time::timeout(limit, flight.landing()).await;
-        let landing = landing.unwrap_or(Err(Error::Timeout { limit }));
+        let landing = self.landing_within(flight, limit, started).await;
         if joined && is_others_limit(&landing) {
             let left = limit.saturating_sub(self.now().since(started));
             // Whatever it waits for now, the caller's limit is the one that it was given.
-            return self.get_missing(key, left, true).await.map_err(|error| match error {
-                Error::Timeout { .. } => Error::Timeout { limit },
-                other => other,
-            });
+            return self.get_missing(key, left, true).await.map_err(|error| own_limit(error, limit));
         }
         landing
     }
 
-    /// Looks for a key, or joins its flight, or starts one, to depart with the others of the call.
-    fn ask(self: &Arc<Self>, key: KeyRef<'_>, departures: &mut Departures<V>) -> Result<Asked<V>, Error> {
-        let inside = Inside::current();
-        if inside.as_ref().is_some_and(|inside| inside.loads(self.id, key.bytes)) {
+    /// Looks for a key, or joins its flight, or starts one, which is then to depart.
+    fn ask(
+        self: &Arc<Self>,
+        key: KeyRef<'_>,
+        view: &View,
+        inside: Option<&Arc<Inside>>,
+        now: Moment,
+    ) -> Result<(Asked<V>, Option<Departure<V>>), Error> {
+        if inside.is_some_and(|inside| inside.loads(self.id, key.bytes)) {
             return Err(Error::Recursive);
         }
-        let view = &departures.view;
         let route = view.route(key.hash);
         let kind = match route {
             Route::Load => Kind::Load,
             Route::Fetch(..) => Kind::Fetch,
         };
-        match self.shards.look_or_join(key, view.place(key.hash), kind, self.now()) {
-            Look::Found(found) => Ok(Asked::Found(found)),
+        Ok(match self.shards.look_or_join(key, view.place(key.hash), kind, now) {
+            Look::Found(found) => (Asked::Found(found), None),
             Look::Joined(flight) => {
                 if inside.is_some() {
                     flight.hurry();
                     self.pull_ahead(key);
                 }
-                Ok(Asked::Flight { flight, joined: true })
+                (Asked::Flight { flight: Wait::new(flight), joined: true }, None)
             }
             Look::Lead(lead) => {
-                let flight = Arc::clone(lead.flight());
-                match route {
-                    Route::Load => departures.loads.push(lead),
-                    Route::Fetch(peer, role) => departures.fetches.entry((peer, role)).or_default().push(lead),
-                }
-                Ok(Asked::Flight { flight, joined: false })
+                let flight = Wait::new(Arc::clone(lead.flight()));
+                (Asked::Flight { flight, joined: false }, Some(Departure { lead, route }))
             }
-        }
+        })
     }
 
     /// Sends the new flights on their way.
     fn depart(self: &Arc<Self>, departures: Departures<V>, limit: Duration) {
-        let Departures { view, loads, fetches } = departures;
-        let inside = Inside::current();
+        let Departures { view, inside, now, loads, fetches } = departures;
         if !loads.is_empty() {
             self.start_loads(loads, inside.as_ref());
         }
-        // Others may join the flight who wait for longer than this caller: it takes the longer of the two limits.
-        let terms = Terms { limit: limit.max(self.config.timeout), outer: inside };
-        for ((peer, role), leads) in fetches {
-            self.start_fetch(&view, peer, role, leads, &terms);
+        let terms = self.terms(limit, inside);
+        for (to, leads) in fetches {
+            self.start_fetch(Arc::clone(&view), to, leads.into_iter(), terms.clone(), now);
         }
     }
 
+    /// Others may join the flight who wait for longer than this caller: it takes the longer of the two limits.
+    fn terms(&self, limit: Duration, inside: Option<Arc<Inside>>) -> Terms {
+        Terms { limit: limit.max(self.config.timeout), outer: inside }
+    }
+
     fn departures(&self) -> Departures<V> {
-        Departures { view: self.context.peers.view_owned(), loads: Vec::new(), fetches: BTreeMap::new() }
+        Departures {
+            view: self.context.peers.view_owned(),
+            inside: Inside::current(),
+            now: self.now(),
+            loads: Vec::new(),
+            fetches: BTreeMap::new(),
+        }
+    }
+}
+
+/// A time-out, whoever's it was, told with the caller's limit.
+fn own_limit(error: Error, limit: Duration) -> Error {
+    match error {
+        Error::Timeout { .. } => Error::Timeout { limit },
+        other => other,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A group's inside: what its handles share, and the small things that every way through it needs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(crate) struct Inner<V: Value> {
     pub(super) loader: Box<dyn Load<V>>,
     pub(super) shards: Arc<Shards<V>>,
     pub(super) line: Mutex<Line<V>>,
+    /// Whether there is a task that minds the waits of callers.
+    pub(super) minded: AtomicBool,
     /// What callers asked and found here at once.
     pub(super) hits: Hits,
     /// What else callers asked.
@@ -70,6 +73,7 @@ impl<V: Value> Inner<V> {
             loader,
             shards,
             line: Mutex::new(Line::new(limits)),
+            minded: AtomicBool::new(false),
             hits: Hits::new(),
             gets: GetCounters::default(),
             served: GetCounters::default(),

@@ -13,7 +13,7 @@ use tracing::Instrument;
 use crate::clock;
 use crate::entry::Value;
 use crate::error::Error;
-use crate::flight::{Flight, Landed, Landing};
+use crate::flight::{Landed, Landing, Wait};
 use crate::key::{HashedKey, Key, KeyRef};
 use crate::loader::{Inside, Loaded, panicked};
 use crate::shards::{Begin, Kind, Lead, Look};
@@ -56,9 +56,9 @@ impl<V: Value> Drop for Turn<V> {
 pub(super) enum Boarded<V: Value> {
     Found(Landed<V>),
     /// A load that somebody else started.
-    Joined(Arc<Flight<V>>),
+    Joined(Wait<V>),
     /// A load that this look has started.
-    Led(Arc<Flight<V>>),
+    Led(Wait<V>),
 }
 
 impl<V: Value> Boarded<V> {
@@ -66,7 +66,7 @@ impl<V: Value> Boarded<V> {
     pub(super) async fn landing(self) -> Landing<V> {
         match self {
             Self::Found(found) => Ok(found),
-            Self::Joined(flight) | Self::Led(flight) => flight.landing().await,
+            Self::Joined(mut wait) | Self::Led(mut wait) => wait.landing().await,
         }
     }
 }
@@ -88,12 +88,12 @@ impl<V: Value> Inner<V> {
                     if outer.is_some() {
                         self.pull_ahead(key.as_ref());
                     }
-                    Boarded::Joined(flight)
+                    Boarded::Joined(Wait::new(flight))
                 }
                 Look::Lead(lead) => {
-                    let flight = Arc::clone(lead.flight());
+                    let wait = Wait::new(Arc::clone(lead.flight()));
                     leads.push(lead);
-                    Boarded::Led(flight)
+                    Boarded::Led(wait)
                 }
             });
         let boarded = boarded.collect();
@@ -136,6 +136,19 @@ impl<V: Value> Inner<V> {
             queued.hash == key.hash && queued.key.as_bytes() == key.bytes
         });
         self.run_at_once(pulled.into_iter().collect());
+    }
+
+    /// Nobody may wait for this load any more: if so, and if it is still in line, it is not begun.
+    pub(super) fn give_up_unawaited(&self, key: KeyRef<'_>) {
+        let pulled = self.line().queue.pull(|load| {
+            let queued = load.lead.key();
+            queued.hash == key.hash && queued.key.as_bytes() == key.bytes && !load.lead.flight().is_awaited()
+        });
+        if let Some(load) = pulled {
+            // Who joins it in this moment has time left, and goes round again.
+            let (_, next) = load.lead.land(Err(Error::Timeout { limit: self.config.timeout }), None);
+            debug_assert!(next.is_none(), "nothing is parked behind a flight that can be joined");
+        }
     }
 
     fn run_at_once(self: &Arc<Self>, mut loads: Vec<Queued<V>>) {

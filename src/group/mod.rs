@@ -13,6 +13,7 @@ mod load;
 mod registry;
 mod remove;
 mod serve;
+mod wait;
 
 use std::fmt;
 use std::future::Future;

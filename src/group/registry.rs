@@ -5,20 +5,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 
 use crate::error::ConfigError;
 use crate::key::Key;
-use crate::message::{Answer, Refusal, Scope};
+use crate::message::{Refusal, Scope};
 use crate::stats::GroupStats;
+use crate::transport::{Served, Wanted};
 
 /// A group, as its node sees it when a peer asks.
 pub(crate) trait Serve: Send + Sync {
     fn schema(&self) -> u32;
 
-    /// Serves keys as their owner, whatever the placement says: from the cache, or by a load on this node. Never
-    /// forwards.
-    fn serve(&self, keys: Vec<Key>, time_limit: Duration, nested: bool) -> BoxFuture<'_, Result<Vec<Answer>, Refusal>>;
+    /// Serves keys as their owner, whatever the placement says: from the cache, at once, or by a load on this node. Never
+    /// forwards. Stops early, after at least one key, when the values served at once come to more than `room` bytes.
+    fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served>;
 
     /// Applies a removal of another node.
     fn apply(&self, scope: &Scope);

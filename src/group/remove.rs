@@ -38,7 +38,7 @@ impl From<CallError> for Unsent {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Refused(refusal) => Self::Refused(refusal.message),
-            CallError::Unreachable(why) => Self::Pending(why.0.to_string()),
+            error => Self::Pending(error.to_string()),
         }
     }
 }

@@ -8,31 +8,31 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
 
 use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Landed, Landing};
-use crate::key::{HashedKey, Key};
+use crate::key::{HashedKey, Key, KeyRef};
 use crate::loader::{Inside, Loaded};
 use crate::message::{Answer, Copy, Outcome, Refusal, RefusalKind, Scope};
 use crate::stats::{GroupStats, Tally};
 use crate::time::Moment;
+use crate::transport::{Served, Wanted};
 
 use super::inner::Inner;
 use super::load::Boarded;
 use super::registry::Serve;
 
 /// The group as its node's registry holds it.
-pub(super) struct Served<V: Value>(pub(super) Arc<Inner<V>>);
+pub(super) struct Serving<V: Value>(pub(super) Arc<Inner<V>>);
 
-impl<V: Value> Serve for Served<V> {
+impl<V: Value> Serve for Serving<V> {
     fn schema(&self) -> u32 {
         self.0.config.schema
     }
 
-    fn serve(&self, keys: Vec<Key>, time_limit: Duration, nested: bool) -> BoxFuture<'_, Result<Vec<Answer>, Refusal>> {
-        self.0.serve(keys, time_limit, nested).boxed()
+    fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served> {
+        self.0.serve(wanted, nested, room)
     }
 
     fn apply(&self, scope: &Scope) {
@@ -50,50 +50,94 @@ impl<V: Value> Serve for Served<V> {
 }
 
 impl<V: Value> Inner<V> {
-    async fn serve(
-        self: &Arc<Self>,
-        keys: Vec<Key>,
-        time_limit: Duration,
-        nested: bool,
-    ) -> Result<Vec<Answer>, Refusal> {
-        let received = self.now();
-        // A client that names no limit gets the group's.
-        let time_limit = if time_limit.is_zero() { self.config.timeout } else { time_limit };
-        let tallies: Vec<_> = keys.iter().map(|_| Tally::new(&self.served)).collect();
-        let landings = self.serve_all(keys, time_limit, nested).await;
-        let mut answers = Vec::with_capacity(landings.len());
-        for (tally, landing) in tallies.into_iter().zip(landings) {
-            // Read before the value is encoded: what that takes has to count as the way, or the copy would outlive the
-            // original.
-            let now = self.now();
-            let landing = landing.and_then(|landed| Ok((self.to_outcome(&landed, now)?, landed)));
-            let outcome = match landing {
-                Ok((outcome, landed)) => {
-                    tally.answered(&landed.source, landed.value.is_some());
-                    outcome
+    /// What is in the cache is answered at once; the rest is boarded together, for a batch loader's sake.
+    fn serve(self: &Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served> {
+        let (received, view) = (self.now(), self.context.peers.view_owned());
+        let (mut served, mut missing, mut bytes) = (Vec::with_capacity(wanted.len()), Vec::new(), 0);
+        for Wanted { key, time_limit } in wanted {
+            if bytes > room {
+                break;
+            }
+            let key = KeyRef::new(key);
+            match self.shards.look(key, view.place(key.hash), |expires| received < expires) {
+                Some(found) => {
+                    // The clock is not read anew for each: what looking at those before it takes counts as the way.
+                    let answer = self.answer(Ok(found.into()), Tally::new(&self.served), received, received);
+                    bytes += answer.as_ref().map_or(0, len_of);
+                    served.push(Served::Now(answer));
                 }
-                // The load was cut short because this node shuts down: another node can do better.
-                Err(Error::Closed) if self.context.tasks.is_closed() => return Err(draining()),
-                Err(error) => {
-                    tally.failed(&error);
-                    Outcome::Failed(error)
+                None => {
+                    missing.push((served.len(), key.to_owned(), *time_limit));
+                    // Its place is kept, for a moment.
+                    served.push(Served::Now(Err(draining())));
                 }
-            };
-            answers.push(Answer { outcome, held: now.since(received) });
+            }
         }
-        Ok(answers)
+        if !missing.is_empty() {
+            self.serve_missing(missing, &mut served, nested, received);
+        }
+        served
     }
 
-    async fn serve_all(self: &Arc<Self>, keys: Vec<Key>, time_limit: Duration, nested: bool) -> Vec<Landing<V>> {
+    /// Boards the loads of what is not in the cache, each with its place among the answers.
+    fn serve_missing(
+        self: &Arc<Self>,
+        missing: Vec<(usize, HashedKey, Duration)>,
+        served: &mut [Served],
+        nested: bool,
+        received: Moment,
+    ) {
         let outer = nested.then(Inside::of_a_peer);
-        let keys: Vec<_> = keys.into_iter().map(HashedKey::new).collect();
-        let boarded = self.board_loads(keys.iter(), outer.as_ref());
+        let boarded = self.board_loads(missing.iter().map(|(_, key, _)| key), outer.as_ref());
         self.served.joined.add(boarded.iter().filter(|boarded| matches!(boarded, Boarded::Joined(_))).count() as u64);
-        let landings = boarded.into_iter().map(async |boarded| {
-            let landing = tokio::time::timeout(time_limit, boarded.landing()).await;
-            landing.unwrap_or(Err(Error::Timeout { limit: time_limit }))
-        });
-        join_all(landings).await
+        for ((at, key, limit), boarded) in missing.into_iter().zip(boarded) {
+            // A client that names no limit gets the group's.
+            let limit = if limit.is_zero() { self.config.timeout } else { limit };
+            served[at] = Served::Later(Arc::clone(self).serve_later(key, boarded, limit, received).boxed());
+        }
+    }
+
+    async fn serve_later(
+        self: Arc<Self>,
+        key: HashedKey,
+        boarded: Boarded<V>,
+        limit: Duration,
+        received: Moment,
+    ) -> Result<Answer, Refusal> {
+        let tally = Tally::new(&self.served);
+        // Dropped after the wait, if that does not end with a landing.
+        let unawaited = Unawaited { group: &self, key: &key };
+        let landing = tokio::time::timeout(limit, boarded.landing()).await;
+        if landing.is_ok() {
+            std::mem::forget(unawaited);
+        }
+        // Read before the value is encoded: what that takes has to count as the way, or the copy would outlive the
+        // original.
+        let now = self.now();
+        self.answer(landing.unwrap_or(Err(Error::Timeout { limit })), tally, received, now)
+    }
+
+    fn answer(
+        &self,
+        landing: Landing<V>,
+        tally: Tally<'_>,
+        received: Moment,
+        now: Moment,
+    ) -> Result<Answer, Refusal> {
+        let landing = landing.and_then(|landed| Ok((self.to_outcome(&landed, now)?, landed)));
+        let outcome = match landing {
+            Ok((outcome, landed)) => {
+                tally.answered(&landed.source, landed.value.is_some());
+                outcome
+            }
+            // The load was cut short because this node shuts down: another node can do better.
+            Err(Error::Closed) if self.context.tasks.is_closed() => return Err(draining()),
+            Err(error) => {
+                tally.failed(&error);
+                Outcome::Failed(error)
+            }
+        };
+        Ok(Answer { outcome, held: now.since(received) })
     }
 
     fn to_outcome(&self, landed: &Landed<V>, now: Moment) -> Result<Outcome, Error> {
@@ -134,6 +178,25 @@ impl<V: Value> Inner<V> {
             self.install(key, loaded).map_err(|error| Refusal::new(RefusalKind::TooLarge, error.to_string()))?;
         self.removals.stored.add(u64::from(stored));
         Ok(stored)
+    }
+}
+
+/// Gives a load up that nobody waits for any more, unless it has begun.
+struct Unawaited<'a, V: Value> {
+    group: &'a Arc<Inner<V>>,
+    key: &'a HashedKey,
+}
+
+impl<V: Value> Drop for Unawaited<'_, V> {
+    fn drop(&mut self) {
+        self.group.give_up_unawaited(self.key.as_ref());
+    }
+}
+
+fn len_of(answer: &Answer) -> usize {
+    match &answer.outcome {
+        Outcome::Value(copy) => copy.value.len(),
+        _ => 0,
     }
 }
 

@@ -1,16 +1,23 @@
 //! The gRPC transport: what its two ends have in common, and the service that an application can mount.
 //!
-//! `client.rs` opens connections and asks, `server.rs` answers; here is what both go by, and how a refusal becomes a
-//! gRPC status and a status a `CallError`. tonic's types stay in this room.
+//! `client.rs` opens connections, `server.rs` is the service. Between nodes everything travels on one stream per
+//! connection, the exchange: `asking.rs` and `answering.rs` are its two ends, `codec.rs` its messages. `unary.rs` is for
+//! peers that know no exchange. Here is what all go by, and how a refusal becomes a gRPC status and a status a
+//! `CallError`. tonic's types stay in this room.
 //!
 //! What must hold: a status that the peer meant to send is a refusal with its kind, and everything that tells of a lost
 //! connection is `Unreachable`. Mistaking the one for the other would send requests to a stand-in that only their owner
 //! should answer, or keep asking a node that is gone.
 
+mod answering;
+mod asking;
 mod client;
+mod codec;
 mod server;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod unary;
 
 use std::error::Error as _;
 
@@ -25,10 +32,16 @@ pub(crate) use client::GrpcTransport;
 pub use server::PeerService;
 pub(crate) use server::serve;
 
-/// How many bytes of one stream may be on their way unacknowledged, and of all streams of a connection together. A
-/// single value then moves at 1 Gbit/s over 16 ms of distance, and no value blocks the connection for the others.
-const STREAM_WINDOW: u32 = 2 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Where the exchange is found.
+const EXCHANGE_PATH: &str = "/peerage.v1.Peerage/Exchange";
+
+/// How many bytes of one stream may be on their way unacknowledged, and of all streams of a connection together. The
+/// exchange is one stream: with less, its frames wait for the other side to say that it has read.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// How large an HTTP/2 frame may be: one of ours then crosses in one piece.
+const HTTP2_FRAME: u32 = 512 << 10;
 
 /// How many requests of one connection a server works on at a time. More wait at the client, behind whatever is slow:
 /// so it is more than a group lets wait for its loads, and a peer that asks for too much is told that the group is

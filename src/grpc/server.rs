@@ -1,13 +1,15 @@
 //! The answering end of the gRPC transport.
 //!
 //! [`PeerService`] turns gRPC calls into calls of a [`Handler`]; [`serve`] puts it behind a listener of the node's own.
-//! An application that runs a tonic server already mounts the service there instead.
+//! An application that runs a tonic server already mounts the service there instead. The exchange is not among the
+//! generated methods: its messages have a codec of their own.
 //!
 //! What must hold: no bytes from outside reach the handler unchecked, a reply larger than the limit is refused in words
 //! (gRPC would break the stream), and an error on accept never ends the server.
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::{Ready, ready};
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,17 +21,21 @@ use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
+use tonic::codec::Streaming;
 use tonic::codegen::http;
-use tonic::server::NamedService;
+use tonic::server::{NamedService, StreamingService};
 use tonic::transport::Server;
 use tonic::{Response, Status};
 use tower_service::Service;
 
-use super::{CONCURRENT_STREAMS, CONNECTION_WINDOW, STREAM_WINDOW, status_of};
+use super::answering::Answers;
+use super::{CONCURRENT_STREAMS, CONNECTION_WINDOW, EXCHANGE_PATH, HTTP2_FRAME, STREAM_WINDOW, codec, status_of};
+use crate::batch::Part;
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::message::{Refusal, Reply, Request};
 use crate::transport::Handler;
+use crate::wire::frames::{AnswerItem, AskFrame};
 use crate::wire::proto::peerage_server::{Peerage, PeerageServer};
 use crate::wire::{self, check_size, proto};
 
@@ -45,20 +51,24 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(50);
 /// | --- | --- | --- |
 /// | `tcp_nodelay` | `true` | a get is a small message, and somebody waits for it |
 /// | `http2_keepalive_interval`, `http2_keepalive_timeout` | 1 s each | peers that vanished are noticed in about two seconds |
-/// | `initial_stream_window_size` | 2 MiB | large values do not wait for a round trip per 64 KiB |
-/// | `initial_connection_window_size` | 8 MiB | one large value does not hold up the others |
+/// | `initial_stream_window_size` | 8 MiB | all that a peer asks travels on one stream |
+/// | `initial_connection_window_size` | 16 MiB | the same, and room beside it |
+/// | `max_frame_size` | 512 KiB | a frame of the exchange crosses in one piece |
 /// | `max_concurrent_streams` | 16,384 | what a peer asks at once; the rest waits on its side, behind whatever is slow |
 /// | `timeout`, `concurrency_limit_per_connection` | unset | loads have limits of their own, and a slow load should not block hits |
 #[derive(Clone)]
 pub struct PeerService {
     server: PeerageServer<Answering>,
+    exchanging: Exchanging,
 }
 
 impl PeerService {
-    pub(crate) fn new(handler: Arc<dyn Handler>, config: &NodeConfig) -> Self {
+    /// `stopping` fires when the node stops: exchanges end then.
+    pub(crate) fn new(handler: Arc<dyn Handler>, config: &NodeConfig, stopping: CancellationToken) -> Self {
         let limit = wire::message_limit(config.max_value_bytes);
+        let exchanging = Exchanging { handler: Arc::clone(&handler), limit, stopping };
         let server = PeerageServer::new(Answering { handler, limit }).max_decoding_message_size(limit);
-        Self { server }
+        Self { server, exchanging }
     }
 }
 
@@ -78,7 +88,34 @@ impl Service<http::Request<Body>> for PeerService {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        self.server.call(request)
+        if request.uri().path() != EXCHANGE_PATH {
+            return self.server.call(request);
+        }
+        let exchanging = self.exchanging.clone();
+        Box::pin(async move {
+            let grpc = tonic::server::Grpc::new(codec::Answering);
+            let mut grpc = grpc.apply_max_message_size_config(Some(exchanging.limit), None);
+            Ok(grpc.streaming(exchanging, request).await)
+        })
+    }
+}
+
+/// The method that answers exchanges.
+#[derive(Clone)]
+struct Exchanging {
+    handler: Arc<dyn Handler>,
+    limit: usize,
+    stopping: CancellationToken,
+}
+
+impl StreamingService<AskFrame> for Exchanging {
+    type Response = Vec<Part<AnswerItem>>;
+    type ResponseStream = Answers;
+    type Future = Ready<Result<Response<Answers>, Status>>;
+
+    fn call(&mut self, asked: tonic::Request<Streaming<AskFrame>>) -> Self::Future {
+        let (handler, stopping) = (Arc::clone(&self.handler), self.stopping.clone());
+        ready(Ok(Response::new(Answers::new(asked.into_inner(), handler, self.limit, stopping))))
     }
 }
 
@@ -185,6 +222,7 @@ pub(crate) async fn serve(
         .http2_keepalive_timeout(Some(config.keep_alive_timeout))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(HTTP2_FRAME)
         .max_concurrent_streams(CONCURRENT_STREAMS)
         .serve_with_incoming_shutdown(service, accepted(listener), shutdown.cancelled_owned())
         .await

@@ -25,7 +25,7 @@ use crate::message::{
     Answer, Ask, Copy, Get, GetMany, GetTerms, Hello, Incarnation, Insert, Outcome, Refusal, RefusalKind, RemovalId,
     Remove, Reply, Request, Scope, Sender, Versions,
 };
-use crate::transport::{CallError, Connection, Handler, Transport};
+use crate::transport::{CallError, Connection, Handler, Opened, Transport};
 
 macro_rules! on_both_transports {
     ($($test:ident),* $(,)?) => {
@@ -288,7 +288,7 @@ async fn a_peer_that_never_speaks_is_unreachable_within_the_limit(net: Net) {
 async fn a_server_with_a_lower_limit_refuses_what_its_client_may_send() {
     let low = Net::grpc().with_max_value_bytes(1);
     let node = low.serve(replying(|request| Ok(fitting_reply(&request.ask)))).await;
-    let connection = Net::grpc().transport().connect(node.address()).await.expect("it listens");
+    let connection = Net::grpc().transport().connect(node.address()).await.map(driven).expect("it listens");
     let refusal = refused(connection.call(insert(pattern(16 << 20))).await);
     assert_eq!(refusal.kind, RefusalKind::TooLarge);
     connection.call(get("k")).await.expect("the connection lives on");
@@ -297,7 +297,8 @@ async fn a_server_with_a_lower_limit_refuses_what_its_client_may_send() {
 #[tokio::test]
 async fn a_client_with_a_lower_limit_refuses_what_its_server_may_send() {
     let node = Net::grpc().serve(replying(|_| Ok(Reply::Get(value_answer(pattern(16 << 20), None))))).await;
-    let connection = Net::grpc().with_max_value_bytes(1).transport().connect(node.address()).await.expect("it listens");
+    let connection =
+        Net::grpc().with_max_value_bytes(1).transport().connect(node.address()).await.map(driven).expect("it listens");
     assert_eq!(refused(connection.call(get("k")).await).kind, RefusalKind::TooLarge);
 }
 
@@ -319,7 +320,7 @@ async fn a_server_that_shuts_down_lets_what_is_in_flight_end() {
         }))
         .await;
     let connection = node.connect().await;
-    let call = tokio::spawn(connection.call(get("k")));
+    let call = tokio::spawn(connection.call(remove(Scope::Group)));
     soon(begins.recv()).await;
     let Running::Grpc { shutdown, task, .. } = &mut node.running else { panic!("this is gRPC") };
     shutdown.cancel();
@@ -340,7 +341,7 @@ async fn somebody_who_speaks_no_grpc_is_unreachable() {
             .await
             .expect("the test reads");
     });
-    match soon(Net::grpc().transport().connect(address)).await {
+    match soon(Net::grpc().transport().connect(address)).await.map(driven) {
         Ok(connection) => assert_unreachable(soon(connection.call(get("k"))).await),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
@@ -458,15 +459,21 @@ async fn serve_grpc(handler: Arc<dyn Handler>, options: &NodeConfig) -> Running 
     let (shutdown, options) = (CancellationToken::new(), options.clone());
     let until = shutdown.clone();
     let task = tokio::spawn(async move {
-        let service = PeerService::new(handler, &options);
+        let service = PeerService::new(handler, &options, until.clone());
         serve(listener, service, options, until).await.expect("it serves");
     });
     Running::Grpc { own, proxy: Proxy::to(own).await, shutdown, task }
 }
 
+/// The connection, its driver on its way.
+fn driven(opened: Opened) -> Arc<dyn Connection> {
+    tokio::spawn(opened.driver);
+    opened.connection
+}
+
 impl Node {
     async fn connect(&self) -> Arc<dyn Connection> {
-        soon(self.transport.connect(self.address())).await.expect("it listens")
+        driven(soon(self.transport.connect(self.address())).await.expect("it listens"))
     }
 
     /// Where to reach it.

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use crate::calls::Calls;
 use crate::clock::{Clock, sleep};
-use crate::message::{Reply, Request};
-use crate::transport::{CallError, Connection, Transport, Unreachable};
+use crate::message::{GetTerms, Reply, Request, Sender};
+use crate::transport::{CallError, Connection, Opened, Question, Transport, Unreachable};
 use crate::wire::{WireRequest, check_size};
 
 use super::links::{Kind, Way};
@@ -36,7 +37,7 @@ pub(super) struct MemoryTransport {
 }
 
 impl Transport for MemoryTransport {
-    fn connect(&self, address: Arc<str>) -> BoxFuture<'static, Result<Arc<dyn Connection>, Unreachable>> {
+    fn connect(&self, address: Arc<str>) -> BoxFuture<'static, Result<Opened, Unreachable>> {
         let way = Way { from: Arc::clone(&self.address), to: address };
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
@@ -47,26 +48,35 @@ impl Transport for MemoryTransport {
                     return Err(Unreachable::new(format!("no connection to {} within {CONNECT_LIMIT:?}", way.to)));
                 }
             };
-            Ok(Arc::new(MemoryConnection { wire }) as Arc<dyn Connection>)
+            let (calls, running) = Calls::new();
+            Ok(Opened {
+                connection: Arc::new(MemoryConnection { held: Arc::new(Held(wire)), calls }),
+                driver: Box::pin(running.run()),
+            })
         })
     }
 }
 
-/// The end of a connection that its opener holds. Dropping it closes the connection.
+/// The end of a connection that its opener holds.
 struct MemoryConnection {
-    wire: Arc<Wire>,
+    held: Arc<Held>,
+    calls: Calls,
 }
 
-impl Drop for MemoryConnection {
+/// A connection is closed when its opener has dropped it and the calls on it have ended.
+struct Held(Arc<Wire>);
+
+impl Drop for Held {
     fn drop(&mut self) {
-        self.wire.close("the connection was dropped");
+        self.0.close("the connection was dropped");
     }
 }
 
 impl Connection for MemoryConnection {
     fn call(&self, request: Request) -> BoxFuture<'static, Result<Reply, CallError>> {
-        let wire = Arc::clone(&self.wire);
+        let held = Arc::clone(&self.held);
         Box::pin(async move {
+            let wire = &held.0;
             tokio::select! {
                 biased; // a closed connection carries nothing any more
                 () = wire.line.closed.cancelled() => Err(wire.line.unreachable().into()),
@@ -75,8 +85,12 @@ impl Connection for MemoryConnection {
         })
     }
 
+    fn ask(&self, sender: &Arc<Sender>, terms: GetTerms, questions: &mut dyn Iterator<Item = Question>) {
+        self.calls.ask(|request| self.call(request), sender, &terms, questions.collect());
+    }
+
     fn closed(&self) -> BoxFuture<'static, ()> {
-        Box::pin(self.wire.line.closed.clone().cancelled_owned())
+        Box::pin(self.held.0.line.closed.clone().cancelled_owned())
     }
 }
 

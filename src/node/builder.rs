@@ -157,7 +157,8 @@ impl NodeBuilder {
         let config = self.config.clone();
         let core = self.core(own, Arc::new(GrpcTransport::new(config.clone())))?;
         let members = self.members(&core)?;
-        let service = PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &config);
+        let service =
+            PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &config, core.tasks().stopping().clone());
         let node = Self::join(core, members).await?;
         // Peers that called since the bind are answered from here on: by a node that knows its members.
         let stopping = node.core.tasks().stopping().clone();
@@ -186,7 +187,8 @@ impl NodeBuilder {
         let config = self.config.clone();
         let core = self.core(own, Arc::new(GrpcTransport::new(config.clone())))?;
         let members = self.members(&core)?;
-        let service = PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &config);
+        let service =
+            PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &config, core.tasks().stopping().clone());
         Ok((Self::join(core, members).await?, service))
     }
 

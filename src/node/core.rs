@@ -108,9 +108,13 @@ impl Core {
         let Some(transport) = &self.transport else { return Ok(()) };
         let peers = &self.context.peers;
         let attempt = async {
-            let connection =
-                transport.connect(Arc::clone(&peers.own().address)).await.map_err(|why| why.to_string())?;
-            connection.call(peers.request(Ask::Hello(peers.hello()))).await.map_err(|why| why.to_string())
+            let opened = transport.connect(Arc::clone(&peers.own().address)).await.map_err(|why| why.to_string())?;
+            let hello = opened.connection.call(peers.request(Ask::Hello(peers.hello())));
+            tokio::select! {
+                biased;
+                reply = hello => reply.map_err(|why| why.to_string()),
+                () = opened.driver => Err(String::from("the connection was closed")),
+            }
         };
         let limit = self.connect_timeout;
         match tokio::time::timeout(limit, attempt).await {

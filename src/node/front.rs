@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 #[cfg(feature = "test-util")]
 use tokio::sync::SetOnce;
 
@@ -12,7 +13,7 @@ use crate::group::Serve;
 use crate::key::Key;
 use crate::member::NodeName;
 use crate::message::{Answer, Ask, GetTerms, Hello, Insert, Refusal, RefusalKind, Reply, Request, Sender};
-use crate::transport::Handler;
+use crate::transport::{Handler, Served, Wanted};
 
 use super::core::Core;
 
@@ -38,6 +39,23 @@ impl Handler for Front {
         }
         .boxed()
     }
+
+    fn serve(
+        self: Arc<Self>,
+        sender: Option<&Arc<Sender>>,
+        terms: &GetTerms,
+        wanted: &[Wanted],
+        room: usize,
+    ) -> Vec<Served> {
+        match self.let_in(sender.map(Arc::as_ref), terms) {
+            // A client that is no node is not waited for by a load of this cluster: it stands in line as others do.
+            Ok(group) => group.serve(wanted, terms.nested && sender.is_some(), room),
+            Err(refusal) => {
+                self.complain(sender.map(Arc::as_ref), &refusal);
+                wanted.iter().map(|_| Served::Now(Err(refusal.clone()))).collect()
+            }
+        }
+    }
 }
 
 impl Front {
@@ -50,15 +68,15 @@ impl Front {
             self.check_sender(sender)?;
             self.core.context.peers.inbound(&sender.name);
         }
-        let is_node = request.sender.is_some();
+        let sender = request.sender.as_deref();
         match request.ask {
             Ask::Hello(hello) => self.hello(&hello).map(Reply::Hello),
             Ask::Get(get) => {
-                let answers = self.get(is_node, &get.terms, vec![get.key]).await?;
+                let answers = self.get(sender, &get.terms, vec![get.key]).await?;
                 let answer = answers.into_iter().next();
                 answer.map(Reply::Get).ok_or_else(|| Refusal::new(RefusalKind::Invalid, "there is no answer"))
             }
-            Ask::GetMany(get) => self.get(is_node, &get.terms, get.keys).await.map(Reply::GetMany),
+            Ask::GetMany(get) => self.get(sender, &get.terms, get.keys).await.map(Reply::GetMany),
             Ask::Remove(remove) => {
                 // A group that this node does not have (yet) has nothing to drop here: acknowledged all the same.
                 if let Some(group) = self.core.registry.find(&remove.group) {
@@ -100,15 +118,31 @@ impl Front {
         Ok(peers.hello())
     }
 
-    async fn get(&self, is_node: bool, terms: &GetTerms, keys: Vec<Key>) -> Result<Vec<Answer>, Refusal> {
+    /// The group that a request of these terms is for, if it is let in.
+    fn let_in(&self, sender: Option<&Sender>, terms: &GetTerms) -> Result<Arc<dyn Serve>, Refusal> {
+        if let Some(sender) = sender {
+            self.check_sender(sender)?;
+            self.core.context.peers.inbound(&sender.name);
+        }
         self.check_open()?;
+        self.group(&terms.group, terms.schema)
+    }
+
+    /// Keys of one request, answered together.
+    async fn get(&self, sender: Option<&Sender>, terms: &GetTerms, keys: Vec<Key>) -> Result<Vec<Answer>, Refusal> {
+        let group = self.let_in(sender, terms)?;
         let mut distinct = HashSet::with_capacity(keys.len());
         if !keys.iter().all(|key| distinct.insert(key)) {
             return Err(Refusal::new(RefusalKind::Invalid, "a key is asked for twice in one request"));
         }
-        let group = self.group(&terms.group, terms.schema)?;
-        // A client that is no node is not waited for by a load of this cluster: it stands in line as others do.
-        group.serve(keys, terms.time_limit, terms.nested && is_node).await
+        let wanted = |key: &Key| Wanted { key: Bytes::copy_from_slice(key), time_limit: terms.time_limit };
+        let wanted: Vec<_> = keys.iter().map(wanted).collect();
+        let served = group.serve(&wanted, terms.nested && sender.is_some(), usize::MAX);
+        let answers = served.into_iter().map(async |served| match served {
+            Served::Now(answer) => answer,
+            Served::Later(answer) => answer.await,
+        });
+        join_all(answers).await.into_iter().collect()
     }
 
     fn insert(&self, insert: Insert) -> Result<bool, Refusal> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::message::{Ask, RefusalKind, Reply};
-use crate::transport::{CallError, Connection, Unreachable};
+use crate::transport::{CallError, Connection, Opened, Unreachable};
 
 use super::{Peer, Peers};
 
@@ -42,7 +42,9 @@ async fn connect(peers: &Peers, peer: &Arc<Peer>) -> Option<Arc<dyn Connection>>
     let transport = peers.transport.as_ref()?;
     let address = Arc::clone(&peer.member().address);
     let attempt = async {
-        let connection = transport.connect(address).await?;
+        let Opened { connection, driver } = transport.connect(address).await?;
+        // What waits for an answer hangs on the driver: it outlives this keeper, and ends with what is under way.
+        peers.tasks.service_until_cut(driver);
         peer.connected(Arc::clone(&connection));
         say_hello(peers, peer, &connection).await?;
         Ok::<_, Unreachable>(connection)
@@ -119,6 +121,8 @@ async fn say_hello(peers: &Peers, peer: &Peer, connection: &Arc<dyn Connection>)
         Err(CallError::Refused(refusal)) if refusal.kind == RefusalKind::Draining => peer.draining(),
         Err(CallError::Refused(refusal)) => peer.refused(&refusal.message),
         Err(CallError::Unreachable(why)) => return Err(why),
+        // It is there, and has a lot to do: the next hello will tell.
+        Err(CallError::Busy | CallError::GivenUp) => {}
     }
     Ok(())
 }

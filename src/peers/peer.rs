@@ -1,8 +1,10 @@
 //! One other node: its health, its connection, and what it said of itself.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use tokio::sync::{Notify, SetOnce};
 use tokio_util::sync::CancellationToken;
@@ -10,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{self, Clock};
 use crate::member::{Member, NodeName};
 use crate::membership::{Differences, Health, Members, PeerState};
-use crate::message::{Hello, Incarnation, RefusalKind, Reply, Request};
+use crate::message::{GetTerms, Hello, Incarnation, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::time::Moment;
-use crate::transport::{CallError, Connection, Unreachable};
+use crate::transport::{CallError, Connection, Question, Unreachable};
 
 use super::beliefs::Belief;
 
 /// How much a new measurement counts in the moving average of the latency: one part in so many.
-const LATENCY_WEIGHT: u32 = 8;
+const LATENCY_WEIGHT: u64 = 8;
 
 /// A snapshot of one other node.
 #[derive(Clone, Debug)]
@@ -51,6 +53,13 @@ pub(crate) struct Peer {
     member: Member,
     clock: Clock,
     line: Mutex<Line>,
+    /// The connection, while there is one and the peer is usable: for the way of a get, which takes no lock for it. What
+    /// `line` says, and changed with it.
+    live: ArcSwapOption<Live>,
+    /// Requests that were sent, questions included.
+    questions: AtomicU64,
+    /// The moving average of the way there and back in nanoseconds; 0 if it has not been measured.
+    latency: AtomicU64,
     /// Set once the first try to reach it has ended, well or badly: until then requests wait for that.
     tried: SetOnce<()>,
     /// Wakes the keeper: something has changed.
@@ -59,6 +68,9 @@ pub(crate) struct Peer {
     left: CancellationToken,
 }
 
+/// A connection that requests may be sent on.
+struct Live(Arc<dyn Connection>);
+
 #[derive(Default)]
 struct Line {
     health: Health,
@@ -66,8 +78,6 @@ struct Line {
     /// Which run of it answered our hello last.
     run: Option<Incarnation>,
     belief: Option<Belief>,
-    latency: Option<Duration>,
-    requests: u64,
     failures: u64,
 }
 
@@ -77,6 +87,9 @@ impl Peer {
             member,
             clock,
             line: Mutex::default(),
+            live: ArcSwapOption::empty(),
+            questions: AtomicU64::new(0),
+            latency: AtomicU64::new(0),
             tried: SetOnce::new(),
             news: Notify::new(),
             left: CancellationToken::new(),
@@ -93,7 +106,7 @@ impl Peer {
 
     /// Whether requests should be sent to it.
     pub(crate) fn is_usable(&self) -> bool {
-        self.line().health.usable()
+        self.live.load().is_some() || self.line().health.usable()
     }
 
     /// Whether it is known to answer.
@@ -106,11 +119,9 @@ impl Peer {
     ///
     /// Cancel safety: dropping the future gives the request up.
     pub(crate) async fn call(&self, request: Request) -> Result<Reply, CallError> {
-        tokio::select! {
-            () = self.left.cancelled() => return Err(Unreachable::new("it is no longer a peer").into()),
-            () = self.tried.wait() => {}
-        }
+        self.until_tried().await;
         let connection = self.connection()?;
+        self.questions.fetch_add(1, Ordering::Relaxed);
         let sent = self.clock.now();
         let outcome = connection.call(request).await;
         match &outcome {
@@ -118,26 +129,74 @@ impl Peer {
             // A single request can be lost on a connection that lives (a stream that was reset): that says nothing of
             // the next.
             Err(CallError::Unreachable(why)) if is_closed(&connection) => self.lost(&connection, &why.0),
-            Err(CallError::Unreachable(_)) => {}
-            Err(CallError::Refused(refusal)) => match refusal.kind {
-                RefusalKind::Draining => self.change(Health::on_draining),
-                RefusalKind::WrongCluster | RefusalKind::Version => {
-                    self.change(|health, now| health.on_refused(now, refusal.message.as_str()));
-                }
-                _ => {}
-            },
+            Err(CallError::Unreachable(_) | CallError::Busy | CallError::GivenUp) => {}
+            Err(CallError::Refused(refusal)) => self.note_refusal(refusal),
         }
         outcome
     }
 
+    /// Asks for keys over the connection that the keeper made, as [`call`](Self::call) does for the rest. Each question
+    /// gets its outcome by itself, maybe before this returns.
+    pub(crate) fn ask(
+        &self,
+        sender: &Arc<Sender>,
+        terms: GetTerms,
+        questions: &mut dyn ExactSizeIterator<Item = Question>,
+    ) {
+        self.questions.fetch_add(questions.len() as u64, Ordering::Relaxed);
+        if let Some(live) = &*self.live.load() {
+            return live.0.ask(sender, terms, &mut questions.into_iter());
+        }
+        let why = match self.connection() {
+            // It came up in between.
+            Ok(connection) => return connection.ask(sender, terms, &mut questions.into_iter()),
+            Err(why) => why,
+        };
+        questions.for_each(|question| question.asker.take(Err(why.clone().into())));
+    }
+
+    /// Whether it has been tried, or waiting for that is of no use any more. If not, [`until_tried`](Self::until_tried)
+    /// should be waited for before it is asked.
+    pub(crate) fn has_an_outcome(&self) -> bool {
+        self.tried.initialized() || self.left.is_cancelled()
+    }
+
+    /// Waits until the first try to reach it has ended: at most for the connect limit.
+    pub(crate) async fn until_tried(&self) {
+        tokio::select! {
+            () = self.left.cancelled() => {}
+            () = self.tried.wait() => {}
+        }
+    }
+
+    /// A question was not answered: if that is because the connection is lost, the peer is down from now on.
+    pub(crate) fn was_not_reached(&self, why: &Unreachable) {
+        let connection = self.line().connection.clone();
+        if let Some(connection) = connection.filter(is_closed) {
+            self.lost(&connection, &why.0);
+        }
+    }
+
+    /// What a refusal says of the node, rather than of what was asked.
+    pub(crate) fn note_refusal(&self, refusal: &Refusal) {
+        match refusal.kind {
+            RefusalKind::Draining => self.change(Health::on_draining),
+            RefusalKind::WrongCluster | RefusalKind::Version => {
+                self.change(|health, now| health.on_refused(now, refusal.message.as_str()));
+            }
+            _ => {}
+        }
+    }
+
     fn connection(&self) -> Result<Arc<dyn Connection>, Unreachable> {
-        let mut line = self.line();
+        let line = self.line();
+        if self.left.is_cancelled() {
+            return Err(Unreachable::new("it is no longer a peer"));
+        }
         if !line.health.usable() {
             return Err(Unreachable::new(describe(&line.health.state())));
         }
-        let connection = line.connection.clone().ok_or_else(|| Unreachable::new("there is no connection"))?;
-        line.requests += 1;
-        Ok(connection)
+        line.connection.clone().ok_or_else(|| Unreachable::new("there is no connection"))
     }
 
     /// Measures the way to the peer and back.
@@ -148,26 +207,31 @@ impl Peer {
             Reply::GetMany(_) => return,
             Reply::Hello(_) | Reply::Remove | Reply::Insert { .. } => Duration::ZERO,
         };
-        let way = took.saturating_sub(held);
-        let mut line = self.line();
-        line.latency = Some(match line.latency {
-            Some(average) => (average * (LATENCY_WEIGHT - 1) + way) / LATENCY_WEIGHT,
-            None => way,
-        });
+        self.note_way(took.saturating_sub(held));
+    }
+
+    /// How long something was on its way there and back.
+    pub(crate) fn note_way(&self, way: Duration) {
+        let way = u64::try_from(way.as_nanos()).unwrap_or(u64::MAX).max(1);
+        // Two at once may lose one of the two: it is an average.
+        let average = match self.latency.load(Ordering::Relaxed) {
+            0 => way,
+            average => average - average / LATENCY_WEIGHT + way / LATENCY_WEIGHT,
+        };
+        self.latency.store(average.max(1), Ordering::Relaxed);
     }
 
     /// The connection was lost; if it is still the one in use, the peer is down from now on, and nobody else pays for
     /// finding that out.
     pub(super) fn lost(&self, connection: &Arc<dyn Connection>, why: &str) {
-        let is_ours = {
-            let mut line = self.line();
+        let is_ours = self.alter(|line| {
             let is_ours = line.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
             if is_ours {
                 line.failures += 1;
                 line.connection = None;
             }
             is_ours
-        };
+        });
         if is_ours {
             self.unreachable(why);
         }
@@ -186,12 +250,12 @@ impl Peer {
 
     /// The connection to use from now on; whether the peer is up shows when it answers.
     pub(super) fn connected(&self, connection: Arc<dyn Connection>) {
-        self.line().connection = Some(connection);
+        self.alter(|line| line.connection = Some(connection));
     }
 
     /// The connection came to nothing.
     pub(super) fn disconnect(&self) {
-        self.line().connection = None;
+        self.alter(|line| line.connection = None);
     }
 
     /// The peer, in this run of it, answered our hello on this connection.
@@ -247,12 +311,12 @@ impl Peer {
 
     /// A message came in from it: if it is held for unreachable, that may be over.
     pub(super) fn inbound(&self) {
-        let mut line = self.line();
-        if !line.health.usable() {
-            line.health.on_inbound(self.clock.now());
-            drop(line);
-            self.poke();
+        if self.is_usable() {
+            return;
         }
+        let now = self.clock.now();
+        self.alter(|line| line.health.on_inbound(now));
+        self.poke();
     }
 
     /// Wakes the keeper.
@@ -282,7 +346,7 @@ impl Peer {
     /// The node is no longer a peer: its connection is closed, once what is on it has ended.
     pub(super) fn leave(&self) {
         self.left.cancel();
-        self.line().connection = None;
+        self.alter(|line| line.connection = None);
     }
 
     pub(super) fn left(&self) -> &CancellationToken {
@@ -297,8 +361,8 @@ impl Peer {
             listed: true,
             state: line.health.state(),
             down_for: line.health.down_for(self.clock.now()),
-            latency: line.latency,
-            requests: line.requests,
+            latency: Some(self.latency.load(Ordering::Relaxed)).filter(|way| *way > 0).map(Duration::from_nanos),
+            requests: self.questions.load(Ordering::Relaxed),
             failures: line.failures,
             fingerprint: line.belief.as_ref().map(|belief| belief.fingerprint),
             differs: line.belief.as_ref().and_then(|belief| belief.differences(ours)),
@@ -311,8 +375,26 @@ impl Peer {
     }
 
     fn change(&self, change: impl FnOnce(&mut Health, Moment)) {
-        change(&mut self.line().health, self.clock.now());
+        let now = self.clock.now();
+        self.alter(|line| change(&mut line.health, now));
         self.poke();
+    }
+
+    /// Changes what is known of the peer, and with it whether requests are sent to it, and on which connection.
+    fn alter<T>(&self, alter: impl FnOnce(&mut Line) -> T) -> T {
+        let mut line = self.line();
+        let altered = alter(&mut line);
+        let connection = line.connection.clone().filter(|_| line.health.usable());
+        let known = self.live.load();
+        let is_same = match (&*known, &connection) {
+            (Some(live), Some(connection)) => Arc::ptr_eq(&live.0, connection),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_same {
+            self.live.store(connection.map(|connection| Arc::new(Live(connection))));
+        }
+        altered
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {

@@ -2,7 +2,7 @@
 //!
 //! The messages of `peerage.proto` and the conversions between them and our own words, both ways: `request.rs` and
 //! `sender.rs` for what is asked, `answer.rs` and `chunks.rs` for what comes back, `refusal.rs` for what is not served,
-//! and `parts.rs` for what all of these are made of. Here are the limits that they and the transports share. What must
+//! and `parts.rs` for what all of these are made of; `frames/` has many of them travel together. Here are the limits that they and the transports share. What must
 //! hold:
 //!
 //! - every conversion is total: whatever bytes a peer sends, the worst that comes of them is a [`Refusal`] of kind
@@ -16,6 +16,7 @@
 
 mod answer;
 mod chunks;
+pub(crate) mod frames;
 mod parts;
 mod refusal;
 mod request;
@@ -32,7 +33,7 @@ pub(crate) use request::WireRequest;
 
 /// The generated code: messages, client and server.
 pub(crate) mod proto {
-    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+    #![allow(missing_docs, unreachable_pub, dead_code, clippy::all, clippy::pedantic, reason = "generated")]
 
     tonic::include_proto!("peerage.v1");
 }

@@ -36,9 +36,13 @@ impl From<&Refusal> for proto::Refusal {
 /// The refusal that these bytes encode; `None` if there is none in them, or one of a kind that this build does not
 /// know.
 pub(crate) fn refusal_in(details: &[u8]) -> Option<Refusal> {
+    refusal_of(&proto::Refusal::decode(details).ok()?)
+}
+
+/// The refusal that this message is; `None` if it is of a kind that this build does not know.
+pub(super) fn refusal_of(message: &proto::Refusal) -> Option<Refusal> {
     use proto::RefusalKind as Kind;
 
-    let message = proto::Refusal::decode(details).ok()?;
     let kind = match message.kind() {
         Kind::Unspecified => return None,
         Kind::Invalid => RefusalKind::Invalid,

@@ -110,7 +110,8 @@ impl TryFrom<proto::GetRequest> for Request {
     type Error = Refusal;
 
     fn try_from(message: proto::GetRequest) -> Result<Self, Refusal> {
-        let terms = terms_in(&message.group, message.schema, message.time_limit_us, message.nested)?;
+        let group = group_in(&message.group)?;
+        let terms = terms_in(group, message.schema, message.time_limit_us, message.nested);
         let get = Get { terms, key: key_in(&message.key)? };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Get(get) })
     }
@@ -120,15 +121,16 @@ impl TryFrom<proto::GetManyRequest> for Request {
     type Error = Refusal;
 
     fn try_from(message: proto::GetManyRequest) -> Result<Self, Refusal> {
-        let terms = terms_in(&message.group, message.schema, message.time_limit_us, message.nested)?;
+        let group = group_in(&message.group)?;
+        let terms = terms_in(group, message.schema, message.time_limit_us, message.nested);
         let get = GetMany { terms, keys: keys_in(&message.keys)? };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::GetMany(get) })
     }
 }
 
-/// What both kinds of get have in common.
-fn terms_in(group: &str, schema: u32, time_limit_us: u64, nested: bool) -> Result<GetTerms, Refusal> {
-    Ok(GetTerms { group: group_in(group)?, schema, time_limit: duration(time_limit_us), nested })
+/// What all kinds of get have in common.
+pub(super) fn terms_in(group: Arc<str>, schema: u32, time_limit_us: u64, nested: bool) -> GetTerms {
+    GetTerms { group, schema, time_limit: duration(time_limit_us), nested }
 }
 
 impl TryFrom<proto::RemoveRequest> for Request {

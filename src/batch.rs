@@ -1,0 +1,422 @@
+//! How messages gather into frames, and large values into slices.
+//!
+//! A [`Batch`] is what waits to be sent in one direction of an exchange: while one frame is on its way, the next gathers
+//! here. There is no timer. What must hold:
+//!
+//! - a frame has about [`FRAME_BYTES`] at most, unless a single message is larger;
+//! - urgent messages (removals, acknowledgements, credit) leave before the usual ones, and both before slices;
+//! - large values never hold up the rest: a frame takes their slices in turn, in the room that is left, and no more than
+//!   [`SLICES_UNDER_WAY`] bytes of them are sent that the other side has not given credit for;
+//! - and the rest never holds up large values for ever: a frame has room for one slice.
+//!
+//! It is plain state: who wakes whom, and what a message looks like as bytes, is the transport's business.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+/// How large a frame becomes. More would only make the first message in it wait for the last; a good deal less shows in
+/// the cost of each frame (wake-ups, system calls), which is what frames are there to share.
+pub(crate) const FRAME_BYTES: usize = 256 << 10;
+
+/// A value of more bytes than this travels in slices, of this size.
+pub(crate) const SLICE_BYTES: usize = 64 << 10;
+
+/// So many bytes of slices may be under way in one direction. They stand before whatever is sent next, in the buffers of
+/// the kernel and of the other side: 1 MiB is half a millisecond there, and 0.5 Gbit/s over 16 ms of distance.
+pub(crate) const SLICES_UNDER_WAY: usize = 1 << 20;
+
+/// The receiver of slices gives credit for so many bytes at a time.
+const CREDIT_STEP: usize = SLICES_UNDER_WAY / 4;
+
+/// So many large values are sent at a time; the others wait for one of them to end.
+const LARGE_AT_A_TIME: usize = 16;
+
+/// The most values that may be put together from slices at a time: what a sender that keeps to [`LARGE_AT_A_TIME`] never
+/// exceeds.
+const ASSEMBLED_AT_A_TIME: usize = 4 * LARGE_AT_A_TIME;
+
+/// A part of a large value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slice {
+    pub(crate) id: u64,
+    pub(crate) bytes: Bytes,
+}
+
+/// What a frame is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part<T> {
+    Message(T),
+    Slice(Slice),
+}
+
+/// What waits to be sent.
+#[derive(Debug)]
+pub(crate) struct Batch<T> {
+    urgent: VecDeque<T>,
+    usual: VecDeque<(T, usize)>,
+    large: VecDeque<Large<T>>,
+    usual_bytes: usize,
+    /// Of what is left of the large values.
+    large_bytes: usize,
+    under_way: usize,
+}
+
+/// A value that is sent in slices: the message that tells of it leaves with the first.
+#[derive(Debug)]
+struct Large<T> {
+    head: Option<T>,
+    id: u64,
+    rest: Bytes,
+}
+
+impl<T> Default for Batch<T> {
+    fn default() -> Self {
+        Self {
+            urgent: VecDeque::new(),
+            usual: VecDeque::new(),
+            large: VecDeque::new(),
+            usual_bytes: 0,
+            large_bytes: 0,
+            under_way: 0,
+        }
+    }
+}
+
+impl<T> Batch<T> {
+    /// A message of about so many bytes.
+    pub(crate) fn push(&mut self, message: T, bytes: usize) {
+        self.usual_bytes += bytes;
+        self.usual.push_back((message, bytes));
+    }
+
+    /// A small message that passes the others.
+    pub(crate) fn push_urgent(&mut self, message: T) {
+        self.urgent.push_back(message);
+    }
+
+    /// A message whose value follows in slices, which bear its id.
+    pub(crate) fn push_large(&mut self, head: T, id: u64, value: Bytes) {
+        self.large_bytes += value.len();
+        self.large.push_back(Large { head: Some(head), id, rest: value });
+    }
+
+    /// Stops sending the value with this id; says whether it had not been sent to its end.
+    pub(crate) fn give_up(&mut self, id: u64) -> bool {
+        let Some(at) = self.large.iter().position(|large| large.id == id) else { return false };
+        if let Some(large) = self.large.remove(at) {
+            self.large_bytes -= large.rest.len();
+        }
+        true
+    }
+
+    /// The other side has taken in so many bytes of slices.
+    pub(crate) fn credit(&mut self, bytes: usize) {
+        self.under_way = self.under_way.saturating_sub(bytes);
+    }
+
+    /// How many bytes of usual messages wait: of what becomes the next frames.
+    pub(crate) fn usual_bytes(&self) -> usize {
+        self.usual_bytes
+    }
+
+    /// How many bytes wait, large values included.
+    pub(crate) fn bytes(&self) -> usize {
+        self.usual_bytes + self.large_bytes
+    }
+
+    /// How many large values wait, or are being sent.
+    pub(crate) fn large_values(&self) -> usize {
+        self.large.len()
+    }
+
+    /// Whether there is something that may be sent now.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.urgent.is_empty() || !self.usual.is_empty() || self.may_slice()
+    }
+
+    /// Whether nothing waits at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.urgent.is_empty() && self.usual.is_empty() && self.large.is_empty()
+    }
+
+    fn may_slice(&self) -> bool {
+        !self.large.is_empty() && self.under_way < SLICES_UNDER_WAY
+    }
+
+    /// Cuts the next frame; `None` if nothing may be sent now.
+    pub(crate) fn cut(&mut self) -> Option<Vec<Part<T>>> {
+        if !self.is_ready() {
+            return None;
+        }
+        let mut frame = Vec::with_capacity(self.urgent.len() + self.usual.len() + 1);
+        frame.extend(self.urgent.drain(..).map(Part::Message));
+        // Room for one slice is kept, so that the rest cannot hold up large values for ever.
+        let room = FRAME_BYTES - if self.may_slice() { SLICE_BYTES } else { 0 };
+        let mut taken = 0;
+        while let Some((_, bytes)) = self.usual.front() {
+            if taken > 0 && taken + bytes > room {
+                break;
+            }
+            let Some((message, bytes)) = self.usual.pop_front() else { break };
+            taken += bytes;
+            self.usual_bytes -= bytes;
+            frame.push(Part::Message(message));
+        }
+        while self.may_slice() && taken + SLICE_BYTES <= FRAME_BYTES {
+            taken += self.cut_slice(&mut frame);
+        }
+        Some(frame)
+    }
+
+    /// The next slice of the value whose turn it is, and its message before the first. Says how long it is.
+    fn cut_slice(&mut self, frame: &mut Vec<Part<T>>) -> usize {
+        let Some(mut large) = self.large.pop_front() else { return SLICE_BYTES };
+        frame.extend(large.head.take().map(Part::Message));
+        let bytes = large.rest.split_to(large.rest.len().min(SLICE_BYTES));
+        let len = bytes.len();
+        self.large_bytes -= len;
+        self.under_way += len;
+        frame.push(Part::Slice(Slice { id: large.id, bytes }));
+        if !large.rest.is_empty() {
+            // Behind the others whose turn it is, and before those that wait for theirs.
+            let place = self.large.len().min(LARGE_AT_A_TIME - 1);
+            self.large.insert(place, large);
+        }
+        len
+    }
+}
+
+/// A value that comes in slices; without a message, one that is not wanted.
+#[derive(Debug)]
+struct Incoming<T> {
+    head: Option<T>,
+    len: usize,
+    come: usize,
+    bytes: BytesMut,
+}
+
+/// The values of one direction of an exchange that are being put together from their slices.
+#[derive(Debug)]
+pub(crate) struct Assembly<T> {
+    values: Vec<(u64, Incoming<T>)>,
+    /// Bytes that were taken in since the last credit.
+    taken: usize,
+}
+
+/// Why slices cannot be put together: the other side does not keep to the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadSlice {
+    #[error("a slice of a value that nothing was said of")]
+    Unknown,
+    #[error("slices of more bytes than the value was said to have")]
+    TooLong,
+    #[error("more values in slices at a time than may be")]
+    TooMany,
+}
+
+impl<T> Default for Assembly<T> {
+    fn default() -> Self {
+        Self { values: Vec::new(), taken: 0 }
+    }
+}
+
+impl<T> Assembly<T> {
+    /// A value of `len` bytes begins. The caller has checked that values may be that long.
+    pub(crate) fn begin(&mut self, id: u64, head: T, len: usize) -> Result<(), BadSlice> {
+        // Room for what has been sent, rather than for what has been promised.
+        let bytes = BytesMut::with_capacity(len.min(SLICES_UNDER_WAY));
+        self.enter(id, Incoming { head: Some(head), len, come: 0, bytes })
+    }
+
+    /// A value of `len` bytes begins that is not wanted: its slices are thrown away.
+    pub(crate) fn begin_unwanted(&mut self, id: u64, len: usize) -> Result<(), BadSlice> {
+        self.enter(id, Incoming { head: None, len, come: 0, bytes: BytesMut::new() })
+    }
+
+    fn enter(&mut self, id: u64, value: Incoming<T>) -> Result<(), BadSlice> {
+        if self.values.len() >= ASSEMBLED_AT_A_TIME {
+            return Err(BadSlice::TooMany);
+        }
+        self.values.push((id, value));
+        Ok(())
+    }
+
+    /// Takes a slice in; with the last of a value, gives its message and its bytes.
+    pub(crate) fn add(&mut self, slice: &Slice) -> Result<Option<(u64, T, Bytes)>, BadSlice> {
+        self.taken += slice.bytes.len();
+        let at = self.values.iter().position(|(id, _)| *id == slice.id).ok_or(BadSlice::Unknown)?;
+        let value = &mut self.values[at].1;
+        value.come += slice.bytes.len();
+        if value.come > value.len {
+            return Err(BadSlice::TooLong);
+        }
+        if value.head.is_some() {
+            value.bytes.extend_from_slice(&slice.bytes);
+        }
+        if value.come < value.len {
+            return Ok(None);
+        }
+        let (id, Incoming { head, bytes, .. }) = self.values.swap_remove(at);
+        Ok(head.map(|head| (id, head, bytes.freeze())))
+    }
+
+    /// Forgets the value with this id, if there is one: its slices have stopped.
+    pub(crate) fn forget(&mut self, id: u64) {
+        self.values.retain(|(other, _)| *other != id);
+    }
+
+    /// The credit to give now, if it is time for some.
+    pub(crate) fn credit(&mut self) -> Option<u64> {
+        if self.taken < CREDIT_STEP {
+            return None;
+        }
+        Some(std::mem::take(&mut self.taken) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn messages<T: Clone>(frame: &[Part<T>]) -> Vec<T> {
+        let message = |part: &Part<T>| match part {
+            Part::Message(message) => Some(message.clone()),
+            Part::Slice(_) => None,
+        };
+        frame.iter().filter_map(message).collect()
+    }
+
+    fn sliced<T>(frame: &[Part<T>]) -> usize {
+        let len = |part: &Part<T>| match part {
+            Part::Message(_) => 0,
+            Part::Slice(slice) => slice.bytes.len(),
+        };
+        frame.iter().map(len).sum()
+    }
+
+    fn value(len: usize) -> Bytes {
+        (0..len).map(|at| (at % 251) as u8).collect()
+    }
+
+    #[test]
+    fn what_gathers_leaves_in_one_frame_and_urgent_messages_first() {
+        let mut batch = Batch::default();
+        assert!(batch.cut().is_none());
+        batch.push("a get", 30);
+        batch.push("another", 30);
+        batch.push_urgent("a removal");
+        assert_eq!(messages(&batch.cut().unwrap()), ["a removal", "a get", "another"]);
+        assert!(batch.is_empty() && batch.bytes() == 0);
+    }
+
+    #[test]
+    fn a_frame_is_no_larger_than_it_may_be_unless_one_message_is() {
+        let mut batch = Batch::default();
+        for (message, bytes) in [(1, 1000), (2, FRAME_BYTES), (3, 1000), (4, FRAME_BYTES - 1000), (5, 1)] {
+            batch.push(message, bytes);
+        }
+        let frames: Vec<_> = std::iter::from_fn(|| batch.cut()).map(|frame| messages(&frame)).collect();
+        assert_eq!(frames, [vec![1], vec![2], vec![3, 4], vec![5]]);
+    }
+
+    #[test]
+    fn large_values_take_turns_and_stop_without_credit() {
+        let mut batch = Batch::default();
+        batch.push_large("first", 1, value(10 * SLICES_UNDER_WAY));
+        batch.push_large("second", 2, value(SLICE_BYTES + 1));
+        let frame = batch.cut().unwrap();
+        assert_eq!(messages(&frame), ["first", "second"]);
+        assert_eq!(sliced(&frame), 3 * SLICE_BYTES + 1, "two of the first, and both of the second between them");
+        let mut sent = sliced(&frame);
+        while let Some(frame) = batch.cut() {
+            sent += sliced(&frame);
+        }
+        assert!((SLICES_UNDER_WAY..SLICES_UNDER_WAY + SLICE_BYTES).contains(&sent), "{sent} bytes without credit");
+        batch.push("a get", 30);
+        assert_eq!(messages(&batch.cut().unwrap()), ["a get"], "which large values do not hold up");
+        batch.credit(sent);
+        assert!(sliced(&batch.cut().unwrap()) > 0);
+        assert!(batch.give_up(1) && !batch.give_up(2));
+        assert!(batch.is_empty() && batch.bytes() == 0);
+    }
+
+    #[test]
+    fn a_flood_of_small_messages_does_not_hold_up_a_large_value() {
+        let mut batch = Batch::default();
+        batch.push_large(0, 1, value(10 * SLICE_BYTES));
+        for _ in 0..10 {
+            for message in 0..1000 {
+                batch.push(message, 1000);
+            }
+            assert_eq!(sliced(&batch.cut().unwrap()), SLICE_BYTES);
+            batch.credit(SLICE_BYTES);
+        }
+        assert!(!batch.give_up(1), "it has been sent");
+    }
+
+    #[test]
+    fn slices_that_do_not_fit_are_told() {
+        let mut assembly = Assembly::default();
+        assembly.begin(7, (), 3).unwrap();
+        assert_eq!(assembly.add(&Slice { id: 8, bytes: value(1) }), Err(BadSlice::Unknown));
+        assert_eq!(assembly.add(&Slice { id: 7, bytes: value(4) }), Err(BadSlice::TooLong));
+        for id in 1..ASSEMBLED_AT_A_TIME as u64 {
+            assembly.begin(100 + id, (), 3).unwrap();
+        }
+        assert_eq!(assembly.begin(1, (), 3), Err(BadSlice::TooMany));
+        assembly.forget(7);
+        assembly.begin_unwanted(1, 3).unwrap();
+        assert_eq!(assembly.add(&Slice { id: 1, bytes: value(3) }), Ok(None), "nobody wants it");
+        assert_eq!(assembly.add(&Slice { id: 1, bytes: value(3) }), Err(BadSlice::Unknown));
+    }
+
+    proptest! {
+        /// Whatever is pushed and whenever frames are cut: everything arrives once, values whole, and nothing is left.
+        #[test]
+        fn everything_arrives_once_and_whole(
+            pushes in prop::collection::vec((0..3_u8, 0..400_000_usize, any::<bool>()), 1..60),
+        ) {
+            let (mut batch, mut assembly) = (Batch::default(), Assembly::default());
+            let (mut arrived, mut whole) = (Vec::new(), Vec::new());
+            let mut deliver = |batch: &mut Batch<u64>| {
+                let Some(frame) = batch.cut() else { return false };
+                for part in frame {
+                    match part {
+                        Part::Message(id) if pushes[id as usize].0 == 2 => {
+                            assembly.begin(id, id, pushes[id as usize].1.max(1)).unwrap();
+                        }
+                        Part::Message(id) => arrived.push(id),
+                        Part::Slice(slice) => {
+                            if let Some((id, head, bytes)) = assembly.add(&slice).unwrap() {
+                                assert_eq!((id, bytes), (head, value(pushes[id as usize].1.max(1))));
+                                whole.push(id);
+                            }
+                        }
+                    }
+                }
+                if let Some(credit) = assembly.credit() {
+                    batch.credit(credit as usize);
+                }
+                true
+            };
+            for (id, (kind, len, cut)) in (0..).zip(&pushes) {
+                match kind {
+                    0 => batch.push_urgent(id),
+                    1 => batch.push(id, *len),
+                    _ => batch.push_large(id, id, value((*len).max(1))),
+                }
+                if *cut {
+                    deliver(&mut batch);
+                }
+            }
+            while deliver(&mut batch) {}
+            prop_assert!(batch.is_empty() && batch.bytes() == 0, "{} bytes were not sent", batch.bytes());
+            arrived.extend(whole);
+            arrived.sort_unstable();
+            prop_assert_eq!(arrived, (0..pushes.len() as u64).collect::<Vec<_>>());
+        }
+    }
+}

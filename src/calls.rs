@@ -1,0 +1,94 @@
+//! Questions as calls: for connections that carry requests one by one.
+//!
+//! The in-process network does, and so does a gRPC connection to a peer that knows no exchange. Here the questions of one
+//! [`ask`](crate::transport::Connection::ask) become a call for one key or for many, and its reply their answers. The
+//! calls run in the connection's driver, so that they end with it.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+
+use crate::clock;
+use crate::key::Key;
+use crate::message::{Answer, Ask, Get, GetMany, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::transport::{Asker, CallError, Question};
+use crate::wire;
+
+/// Where a connection puts the calls that its driver is to run.
+pub(crate) struct Calls(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
+
+/// What the driver takes them from.
+pub(crate) struct Running(mpsc::UnboundedReceiver<BoxFuture<'static, ()>>);
+
+impl Calls {
+    pub(crate) fn new() -> (Self, Running) {
+        let (calls, running) = mpsc::unbounded_channel();
+        (Self(calls), Running(running))
+    }
+
+    /// Asks by `call`, with as few messages as there may be.
+    pub(crate) fn ask<F>(&self, call: F, sender: &Arc<Sender>, terms: &GetTerms, questions: Vec<Question>)
+    where
+        F: Fn(Request) -> BoxFuture<'static, Result<Reply, CallError>>,
+    {
+        for questions in wire::split_keys(questions, |question| &question.key) {
+            let keys: Vec<Key> = questions.iter().map(|question| question.key.clone()).collect();
+            let askers: Vec<_> = questions.into_iter().map(|question| question.asker).collect();
+            let terms = terms.clone();
+            let ask = match <[Key; 1]>::try_from(keys) {
+                Ok([key]) => Ask::Get(Get { terms, key }),
+                Err(keys) => Ask::GetMany(GetMany { terms, keys }),
+            };
+            let reply = call(Request { sender: Some(Arc::clone(sender)), ask });
+            // It fails only if the driver is gone, which leaves the askers without an answer, as it should.
+            let _ = self.0.send(Box::pin(answer_all(reply, askers)));
+        }
+    }
+}
+
+impl Running {
+    /// Runs the calls, until nobody can put any more and all have ended.
+    pub(crate) async fn run(mut self) {
+        let mut calls = FuturesUnordered::new();
+        let mut is_open = true;
+        while is_open || !calls.is_empty() {
+            tokio::select! {
+                Some(()) = calls.next() => {}
+                call = self.0.recv(), if is_open => match call {
+                    Some(call) => calls.push(call),
+                    None => is_open = false,
+                },
+            }
+        }
+    }
+}
+
+async fn answer_all(reply: BoxFuture<'static, Result<Reply, CallError>>, askers: Vec<Box<dyn Asker>>) {
+    let outcome = tokio::select! {
+        biased;
+        reply = reply => reply.and_then(|reply| answers_in(reply, askers.len())),
+        () = impatience(&askers) => Err(CallError::GivenUp),
+    };
+    match outcome {
+        Ok(answers) => askers.into_iter().zip(answers).for_each(|(asker, answer)| asker.take(Ok(answer))),
+        Err(error) => askers.into_iter().for_each(|asker| asker.take(Err(error.clone()))),
+    }
+}
+
+fn answers_in(reply: Reply, count: usize) -> Result<Vec<Answer>, CallError> {
+    match reply {
+        Reply::Get(answer) if count == 1 => Ok(vec![answer]),
+        Reply::GetMany(answers) if answers.len() == count => Ok(answers),
+        _ => Err(Refusal::new(RefusalKind::Invalid, "the reply does not fit the request").into()),
+    }
+}
+
+/// Resolves when none of them has any use for an answer any more.
+async fn impatience(askers: &[Box<dyn Asker>]) {
+    while let Some(patience) = askers.iter().filter_map(|asker| asker.patience()).max() {
+        clock::sleep(patience).await;
+    }
+}

@@ -1,0 +1,308 @@
+//! The answering end of an exchange.
+//!
+//! [`Answers`] is the body of the response: polled for a frame, it reads what is asked, answers what needs no wait on the
+//! spot, and cuts the next frame from that. No task is spawned and none woken for a hit, and what the other side does not
+//! read stops what is read from it. What must hold:
+//!
+//! - every question and every call gets one response, also one that makes no sense, and one that is given up;
+//! - what waits for a load holds up nothing else;
+//! - memory is bounded whatever is asked: questions wait unread while answers wait unsent, and so many may wait for
+//!   loads.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::FutureExt;
+use futures::future::{AbortHandle, Abortable, BoxFuture};
+use futures::stream::{FuturesUnordered, Stream};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+use tonic::codec::Streaming;
+
+use super::status_of;
+use crate::batch::{Assembly, BadSlice, Batch, FRAME_BYTES, Part, SLICE_BYTES};
+use crate::error::Error;
+use crate::key::Key;
+use crate::message::{Answer, GetTerms, Outcome, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::transport::{Handler, Served, Wanted};
+use crate::wire::frames::{AnswerItem, AskFrame, Gets, Response, call_in};
+use crate::wire::{check_size, proto};
+
+/// So many questions and calls of one stream may wait; a question beyond that is answered with `Busy`.
+const MOST_WAITING: usize = 16_384;
+
+/// So many questions of one stream may wait to be looked at, because large values before them wait to be sent; more than
+/// a peer of ours has under way.
+const MOST_IN_BACKLOG: usize = 1 << 16;
+
+/// While so many large values are being sent, no more are looked for.
+const MOST_LARGE: usize = 64;
+
+/// The responses of one exchange.
+pub(super) struct Answers {
+    asked: Streaming<AskFrame>,
+    is_open: bool,
+    handler: Arc<dyn Handler>,
+    limit: usize,
+    sender: Option<Arc<Sender>>,
+    /// Questions that have been read and not been looked at.
+    backlog: VecDeque<Section>,
+    waiting: FuturesUnordered<Abortable<BoxFuture<'static, Response>>>,
+    /// Of the questions that wait, how to give each up.
+    aborts: HashMap<u64, AbortHandle>,
+    batch: Batch<AnswerItem>,
+    inserts: Assembly<proto::Call>,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// Questions that have their terms in common.
+struct Section {
+    terms: GetTerms,
+    ids: Vec<u64>,
+    wanted: Vec<Wanted>,
+    looked_at: usize,
+}
+
+impl Section {
+    fn left(&self) -> usize {
+        self.wanted.len() - self.looked_at
+    }
+}
+
+impl Answers {
+    /// Once `stopping` fires nothing more is read, and the stream ends when all that was asked has its response.
+    pub(super) fn new(
+        asked: Streaming<AskFrame>,
+        handler: Arc<dyn Handler>,
+        limit: usize,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            asked,
+            is_open: true,
+            stopped: Box::pin(stopping.cancelled_owned()),
+            handler,
+            limit,
+            sender: None,
+            backlog: VecDeque::new(),
+            waiting: FuturesUnordered::new(),
+            aborts: HashMap::new(),
+            batch: Batch::default(),
+            inserts: Assembly::default(),
+        }
+    }
+
+    fn take(&mut self, frame: AskFrame) -> Result<(), Refusal> {
+        if frame.sender.is_some() {
+            self.sender = frame.sender;
+        }
+        self.batch.credit(usize::try_from(frame.credit).unwrap_or(usize::MAX));
+        for call in frame.calls {
+            self.take_call(call)?;
+        }
+        for gets in frame.gets {
+            self.take_questions(gets);
+        }
+        for slice in &frame.slices {
+            if let Some((_, mut call, value)) = self.inserts.add(slice).map_err(misbehaved)? {
+                if let Some(proto::call::Call::Insert(insert)) = &mut call.call {
+                    insert.value = value;
+                }
+                self.call(call);
+            }
+        }
+        if let Some(credit) = self.inserts.credit() {
+            self.batch.push_urgent(AnswerItem::Credit(credit));
+        }
+        // Last, so that what was asked and given up in one frame is not overlooked.
+        for id in frame.cancelled {
+            self.give_up(id);
+        }
+        Ok(())
+    }
+
+    fn take_call(&mut self, call: proto::Call) -> Result<(), Refusal> {
+        if call.sliced == 0 {
+            self.call(call);
+            return Ok(());
+        }
+        let len = usize::try_from(call.sliced).unwrap_or(usize::MAX);
+        match check_size("request", len, self.limit) {
+            Ok(()) => self.inserts.begin(call.id, call, len),
+            Err(refusal) => {
+                let begun = self.inserts.begin_unwanted(call.id, len);
+                self.respond(call.id, Err(refusal));
+                begun
+            }
+        }
+        .map_err(misbehaved)
+    }
+
+    /// Has the handler answer a call.
+    fn call(&mut self, call: proto::Call) {
+        let id = call.id;
+        if self.waiting.len() >= MOST_WAITING {
+            return self.respond(id, Err(Refusal::new(RefusalKind::TooLarge, "too many requests wait")));
+        }
+        let (handler, sender) = (Arc::clone(&self.handler), self.sender.clone());
+        match call_in(call) {
+            Ok(ask) => {
+                self.wait(async move {
+                    let reply = handler.handle(Request { sender, ask }).await;
+                    Response { id, reply, sliced: 0 }
+                });
+            }
+            Err(refusal) => self.respond(id, Err(refusal)),
+        }
+    }
+
+    /// Puts questions on the backlog, but for those that make no sense.
+    fn take_questions(&mut self, gets: Gets) {
+        let (mut ids, mut wanted) =
+            (Vec::with_capacity(gets.questions.len()), Vec::with_capacity(gets.questions.len()));
+        let refusal = gets.terms.as_ref().err().cloned();
+        let room = MOST_IN_BACKLOG.saturating_sub(self.backlog.iter().map(Section::left).sum());
+        for question in gets.questions {
+            let len = question.key.len();
+            if let Some(refusal) = &refusal {
+                self.respond(question.id, Err(refusal.clone()));
+            } else if len > Key::MAX_LEN {
+                let message = format!("the key of {len} bytes is longer than the limit of {} bytes", Key::MAX_LEN);
+                self.respond(question.id, Err(Refusal::new(RefusalKind::Invalid, message)));
+            } else if ids.len() >= room {
+                self.respond(question.id, Ok(failed(Error::Busy)));
+            } else {
+                ids.push(question.id);
+                wanted.push(Wanted { key: question.key, time_limit: question.time_limit });
+            }
+        }
+        if let Ok(terms) = gets.terms {
+            self.backlog.push_back(Section { terms, ids, wanted, looked_at: 0 });
+        }
+    }
+
+    /// Looks at questions, as many as there is room for their answers.
+    fn look_at(&mut self, section: &mut Section) {
+        let room = FRAME_BYTES.saturating_sub(self.batch.usual_bytes());
+        let wanted = &section.wanted[section.looked_at..];
+        let served = Arc::clone(&self.handler).serve(self.sender.as_ref(), &section.terms, wanted, room);
+        let ids = section.looked_at..section.looked_at + served.len();
+        for (at, served) in ids.zip(served) {
+            let id = section.ids[at];
+            match served {
+                Served::Now(answer) => self.respond(id, answer.map(Reply::Get)),
+                Served::Later(_) if self.waiting.len() >= MOST_WAITING => self.respond(id, Ok(failed(Error::Busy))),
+                Served::Later(answer) => {
+                    let response = answer.map(move |answer| Response { id, reply: answer.map(Reply::Get), sliced: 0 });
+                    let abort = self.wait(response);
+                    self.aborts.insert(id, abort);
+                }
+            }
+            section.looked_at += 1;
+        }
+    }
+
+    fn wait(&mut self, response: impl Future<Output = Response> + Send + 'static) -> AbortHandle {
+        let (abort, registration) = AbortHandle::new_pair();
+        self.waiting.push(Abortable::new(response.boxed(), registration));
+        abort
+    }
+
+    fn give_up(&mut self, id: u64) {
+        let limit = std::time::Duration::ZERO;
+        if let Some(abort) = self.aborts.remove(&id) {
+            abort.abort();
+        } else if !self.batch.give_up(id) {
+            // It has been answered, or will be on its turn.
+            return;
+        }
+        self.respond(id, Ok(failed(Error::Timeout { limit })));
+    }
+
+    fn respond(&mut self, id: u64, reply: Result<Reply, Refusal>) {
+        self.send(Response { id, reply, sliced: 0 });
+    }
+
+    fn send(&mut self, mut response: Response) {
+        if let Err(refusal) = check_size("reply", response.len(), self.limit) {
+            response.reply = Err(refusal);
+        }
+        let is_small = !matches!(response.reply, Ok(Reply::Get(_)));
+        if let Some(value) = response.take_large(SLICE_BYTES) {
+            let id = response.id;
+            self.batch.push_large(AnswerItem::Response(response), id, value);
+        } else if is_small {
+            self.batch.push_urgent(AnswerItem::Response(response));
+        } else {
+            let bytes = response.len();
+            self.batch.push(AnswerItem::Response(response), bytes);
+        }
+    }
+
+    /// Does what can be done until there is a frame's worth of answers.
+    fn progress(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
+        loop {
+            while self.batch.usual_bytes() < FRAME_BYTES && !self.waiting.is_empty() {
+                let Poll::Ready(Some(response)) = Pin::new(&mut self.waiting).poll_next(cx) else { break };
+                // What was given up has been responded to.
+                if let Ok(response) = response {
+                    self.aborts.remove(&response.id);
+                    self.send(response);
+                }
+            }
+            if self.batch.usual_bytes() >= FRAME_BYTES {
+                return Ok(());
+            }
+            if self.batch.large_values() < MOST_LARGE
+                && let Some(mut section) = self.backlog.pop_front()
+            {
+                self.look_at(&mut section);
+                if section.left() > 0 {
+                    self.backlog.push_front(section);
+                }
+                continue;
+            }
+            if !self.is_open {
+                return Ok(());
+            }
+            match Pin::new(&mut self.asked).poll_next(cx) {
+                Poll::Ready(Some(Ok(frame))) => self.take(frame)?,
+                // How the other side ended it is its business: what it has asked is answered, if it still listens.
+                Poll::Ready(Some(Err(_)) | None) => self.is_open = false,
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        !self.is_open && self.backlog.is_empty() && self.waiting.is_empty() && self.batch.is_empty()
+    }
+}
+
+impl Stream for Answers {
+    type Item = Result<Vec<Part<AnswerItem>>, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_open && self.stopped.poll_unpin(cx).is_ready() {
+            self.is_open = false;
+        }
+        if let Err(refusal) = self.progress(cx) {
+            return Poll::Ready(Some(Err(status_of(&refusal))));
+        }
+        match self.batch.cut() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None if self.is_over() => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+fn failed(error: Error) -> Reply {
+    Reply::Get(Answer { outcome: Outcome::Failed(error), held: std::time::Duration::ZERO })
+}
+
+fn misbehaved(how: BadSlice) -> Refusal {
+    Refusal::new(RefusalKind::Invalid, format!("the stream does not keep to the protocol: {how}"))
+}

@@ -1,0 +1,373 @@
+//! The asking end of an exchange.
+//!
+//! Whoever asks puts the question into the batch and leaves; the stream's body cuts frames from there when the runtime
+//! comes round to it; the driver reads what comes back, and hands each answer to whoever waits. **The driver never waits
+//! for anything but the stream**, so a peer that does not read holds up what is sent to it, and nothing else. What must
+//! hold:
+//!
+//! - every question gets one outcome: an answer, a refusal, or that the connection was lost; dropped with the driver,
+//!   none;
+//! - an id is not used again before the peer has responded to it, so that a late answer never meets another question;
+//! - what is under way is bounded, in number and in bytes; what is beyond is `Busy` at once.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::Stream;
+use slab::Slab;
+use tokio::sync::{Notify, oneshot};
+use tonic::codec::Streaming;
+
+use super::stream::Signs;
+use super::unary::Unary;
+use crate::batch::{Assembly, Batch, FRAME_BYTES, Part, SLICE_BYTES};
+use crate::clock;
+use crate::message::{Ask, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::transport::{Asker, CallError, Connection, Question, Unreachable};
+use crate::wire::frames::{AnswerFrame, AskItem, ITEM_BYTES, Response};
+use crate::wire::{WireRequest, check_size};
+
+/// So many questions and calls may be under way to a peer.
+const MOST_UNDER_WAY: usize = 1 << 16;
+
+/// So many bytes may wait to be sent to a peer; a single message may be larger.
+const MOST_BYTES: usize = 64 << 20;
+
+/// How often questions are looked through for those that nobody wants an answer to any more, while there are any.
+const LOOK_THROUGH_EVERY: Duration = Duration::from_millis(100);
+/// The same while there are none.
+const LOOK_IN_EVERY: Duration = Duration::from_secs(1);
+
+/// A connection with an exchange on it. Dropping it closes it, once what is under way on it has ended.
+pub(super) struct Exchange {
+    line: Arc<Line>,
+    /// For what does not belong on the exchange: single requests for keys, and those of no node.
+    unary: Unary,
+    message_limit: usize,
+}
+
+/// What those who ask, the stream's body and the driver share.
+pub(super) struct Line {
+    state: Mutex<State>,
+    signs: Signs,
+    /// Tells the driver that the connection is not held any more and nothing is under way.
+    done: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    batch: Batch<AskItem>,
+    under_way: Slab<UnderWay>,
+    /// Who was last said to speak.
+    sender: Option<Arc<Sender>>,
+    /// Wakes the body.
+    body: Option<Waker>,
+    /// Whether the runtime has gone round once since there was something to send.
+    turned: bool,
+    let_go: bool,
+    /// Why nothing is sent any more.
+    over: Option<Unreachable>,
+}
+
+/// What waits for a response.
+enum UnderWay {
+    Question(Box<dyn Asker>),
+    Call(oneshot::Sender<Result<Reply, CallError>>),
+    /// It was given up; the id is still the peer's.
+    GivenUp,
+}
+
+impl UnderWay {
+    fn end(self, outcome: Result<Reply, CallError>) {
+        match self {
+            Self::Question(asker) => asker.take(outcome.and_then(|reply| match reply {
+                Reply::Get(answer) => Ok(answer),
+                _ => Err(Refusal::new(RefusalKind::Invalid, "the response does not fit the question").into()),
+            })),
+            // Nobody may wait for it any more.
+            Self::Call(reply) => drop(reply.send(outcome)),
+            Self::GivenUp => {}
+        }
+    }
+}
+
+impl Exchange {
+    pub(super) fn new(line: Arc<Line>, unary: Unary, message_limit: usize) -> Self {
+        Self { line, unary, message_limit }
+    }
+
+    fn send_call(
+        &self,
+        sender: &Arc<Sender>,
+        request: WireRequest,
+    ) -> Result<oneshot::Receiver<Result<Reply, CallError>>, CallError> {
+        let bytes = request.encoded_len();
+        check_size("request", bytes, self.message_limit)?;
+        let (done, reply) = oneshot::channel();
+        let waker = {
+            let mut state = self.line.state();
+            state.check_room()?;
+            state.introduce(sender);
+            let is_urgent = !matches!(request, WireRequest::Insert(_));
+            let id = state.under_way.insert(UnderWay::Call(done)) as u64;
+            match AskItem::call(id, request, SLICE_BYTES) {
+                Some((head, Some(value))) => state.batch.push_large(head, id, value),
+                Some((call, None)) if is_urgent && bytes <= SLICE_BYTES => state.batch.push_urgent(call),
+                Some((call, None)) => state.batch.push(call, bytes),
+                None => return Err(Refusal::new(RefusalKind::Invalid, "a question is not a call").into()),
+            }
+            state.body.take()
+        };
+        wake(waker);
+        Ok(reply)
+    }
+}
+
+impl Connection for Exchange {
+    fn call(&self, request: Request) -> BoxFuture<'static, Result<Reply, CallError>> {
+        let (Some(sender), Ask::Hello(_) | Ask::Remove(_) | Ask::Insert(_)) = (&request.sender, &request.ask) else {
+            return self.unary.call(request);
+        };
+        let sender = Arc::clone(sender);
+        let sent = self.send_call(&sender, request.into());
+        Box::pin(async move { sent?.await.unwrap_or_else(|_| Err(closed().into())) })
+    }
+
+    fn ask(&self, sender: &Arc<Sender>, terms: GetTerms, questions: &mut dyn Iterator<Item = Question>) {
+        let mut turned_away = Vec::new();
+        let waker = {
+            let mut state = self.line.state();
+            state.introduce(sender);
+            for Question { key, asker } in questions {
+                if let Err(error) = state.check_room() {
+                    turned_away.push((asker, error));
+                    continue;
+                }
+                let bytes = key.len() + ITEM_BYTES;
+                let id = state.under_way.insert(UnderWay::Question(asker)) as u64;
+                state.batch.push(AskItem::Get { id, terms: terms.clone(), key }, bytes);
+            }
+            state.body.take()
+        };
+        wake(waker);
+        for (asker, error) in turned_away {
+            asker.take(Err(error));
+        }
+    }
+
+    fn closed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(self.line.signs.closed.clone().cancelled_owned())
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let mut state = self.line.state();
+        state.let_go = true;
+        if state.under_way.is_empty() {
+            self.line.done.notify_one();
+        }
+    }
+}
+
+impl State {
+    fn check_room(&self) -> Result<(), CallError> {
+        if let Some(why) = &self.over {
+            return Err(why.clone().into());
+        }
+        let is_full = self.under_way.len() >= MOST_UNDER_WAY || self.batch.bytes() >= MOST_BYTES;
+        if is_full { Err(CallError::Busy) } else { Ok(()) }
+    }
+
+    /// Says who speaks, before the first that they say.
+    fn introduce(&mut self, sender: &Arc<Sender>) {
+        if self.sender.as_ref().is_none_or(|said| !Arc::ptr_eq(said, sender)) {
+            self.sender = Some(Arc::clone(sender));
+            self.batch.push_urgent(AskItem::Sender(Arc::clone(sender)));
+        }
+    }
+
+    fn end(&mut self, id: u64) -> Option<UnderWay> {
+        usize::try_from(id).ok().and_then(|id| self.under_way.try_remove(id))
+    }
+}
+
+impl Line {
+    pub(super) fn new(signs: Signs) -> Self {
+        Self { state: Mutex::default(), signs, done: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that can panic runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a frame in; says whether the driver is done.
+    fn take(&self, frame: AnswerFrame, assembly: &mut Assembly<Response>, limit: usize) -> Result<bool, Refusal> {
+        let mut ended = Vec::with_capacity(frame.responses.len());
+        let (waker, is_done) = {
+            let mut state = self.state();
+            state.batch.credit(usize::try_from(frame.credit).unwrap_or(usize::MAX));
+            for mut response in frame.responses {
+                if response.sliced > 0 && begin(&mut response, assembly, limit)? {
+                    assembly.begin(response.id, response.clone(), to_len(response.sliced)).map_err(misbehaved)?;
+                    continue;
+                }
+                if response.sliced == 0 {
+                    assembly.forget(response.id);
+                }
+                ended.push((state.end(response.id), response.reply));
+            }
+            for slice in &frame.slices {
+                if let Some((id, mut response, value)) = assembly.add(slice).map_err(misbehaved)? {
+                    response.put_back(value);
+                    ended.push((state.end(id), response.reply));
+                }
+            }
+            if let Some(credit) = assembly.credit() {
+                state.batch.push_urgent(AskItem::Credit(credit));
+            }
+            let waker = if state.batch.is_ready() { state.body.take() } else { None };
+            (waker, state.let_go && state.under_way.is_empty())
+        };
+        wake(waker);
+        for (under_way, reply) in ended {
+            let under_way = under_way.ok_or_else(|| misbehaved("a response to nothing that was asked"))?;
+            under_way.end(reply.map_err(CallError::from));
+        }
+        Ok(is_done)
+    }
+
+    /// Gives up what nobody wants an answer to any more. Says whether anything is under way.
+    fn look_through(&self) -> bool {
+        let mut given_up = Vec::new();
+        let (waker, any) = {
+            let mut state = self.state();
+            let State { batch, under_way, .. } = &mut *state;
+            for (id, waiting) in under_way.iter_mut() {
+                if matches!(waiting, UnderWay::Question(asker) if asker.patience().is_none()) {
+                    given_up.push(std::mem::replace(waiting, UnderWay::GivenUp));
+                    batch.push_urgent(AskItem::Cancel(id as u64));
+                }
+            }
+            let waker = if given_up.is_empty() { None } else { state.body.take() };
+            (waker, !state.under_way.is_empty())
+        };
+        wake(waker);
+        for under_way in given_up {
+            under_way.end(Err(CallError::GivenUp));
+        }
+        any
+    }
+
+    /// Nothing is sent or answered any more. Gives back what had no response.
+    fn end(&self, why: Unreachable) -> Vec<UnderWay> {
+        let (rest, body) = {
+            let mut state = self.state();
+            state.over.get_or_insert(why);
+            state.batch = Batch::default();
+            (std::mem::take(&mut state.under_way), state.body.take())
+        };
+        self.signs.closed.cancel();
+        wake(body);
+        rest.into_iter().map(|(_, under_way)| under_way).collect()
+    }
+}
+
+fn begin(response: &mut Response, assembly: &mut Assembly<Response>, limit: usize) -> Result<bool, Refusal> {
+    let len = to_len(response.sliced);
+    if let Err(refusal) = check_size("reply", len, limit) {
+        response.reply = Err(refusal);
+        assembly.begin_unwanted(response.id, len).map_err(misbehaved)?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+fn to_len(sliced: u64) -> usize {
+    usize::try_from(sliced).unwrap_or(usize::MAX)
+}
+
+fn misbehaved(how: impl std::fmt::Display) -> Refusal {
+    Refusal::new(RefusalKind::Invalid, format!("the peer does not keep to the protocol: {how}"))
+}
+
+fn closed() -> Unreachable {
+    Unreachable::new("the connection was closed")
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// The stream's body: frames, cut from the batch when the transport has room for one.
+pub(super) struct Frames(pub(super) Arc<Line>);
+
+impl Stream for Frames {
+    type Item = Vec<Part<AskItem>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut state = self.0.state();
+        if state.batch.is_ready() {
+            // The runtime goes round once before a frame is cut, unless it is full: tasks that are about to ask as well
+            // then share it.
+            if !state.turned && state.batch.usual_bytes() < FRAME_BYTES {
+                state.turned = true;
+                drop(state);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            state.turned = false;
+            return Poll::Ready(state.batch.cut());
+        }
+        if state.over.is_some() {
+            return Poll::Ready(None);
+        }
+        state.body = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Ends the line when the driver does, however it does.
+struct End<'a>(&'a Line);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        drop(self.0.end(closed()));
+    }
+}
+
+/// Brings the answers, until the connection is lost, or not wanted any more.
+pub(super) async fn drive(line: Arc<Line>, mut answers: Streaming<AnswerFrame>, limit: usize) {
+    let _end = End(&line);
+    let mut assembly = Assembly::default();
+    let mut look = std::pin::pin!(clock::sleep(LOOK_IN_EVERY));
+    let mut done = std::pin::pin!(line.done.notified());
+    let why = loop {
+        tokio::select! {
+            biased;
+            frame = answers.message() => match frame {
+                Ok(Some(frame)) => match line.take(frame, &mut assembly, limit) {
+                    Ok(false) => {}
+                    Ok(true) => return,
+                    Err(refusal) => break Unreachable::new(refusal),
+                },
+                Ok(None) => break closed(),
+                Err(status) => break Unreachable::new(super::in_words(&status)),
+            },
+            () = &mut look => {
+                let every = if line.look_through() { LOOK_THROUGH_EVERY } else { LOOK_IN_EVERY };
+                look.set(clock::sleep(every));
+            }
+            () = &mut done => return,
+        }
+    };
+    for under_way in line.end(why.clone()) {
+        under_way.end(Err(why.clone().into()));
+    }
+}

@@ -1,0 +1,117 @@
+//! The one TCP stream of a connection, and what it tells.
+//!
+//! A gRPC channel would like to mend itself, by connecting anew whenever it has to; here it must not, because what the
+//! node knows of a peer (its incarnation, what it has been told) it knows of a connection. So the channel gets a
+//! connector that has one stream to give.
+//!
+//! That stream also tells what a channel keeps to itself: when the peer has begun to speak HTTP/2, and, by being
+//! dropped, that the connection is over, even if nobody has asked anything on it.
+
+use std::future::{Ready, ready};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tonic::codegen::http::Uri;
+use tower_service::Service;
+
+/// What a stream tells of the connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signs {
+    /// The peer has sent something.
+    greeted: CancellationToken,
+    /// The stream is gone.
+    pub(super) closed: CancellationToken,
+}
+
+impl Signs {
+    /// The channel believes itself connected when it has sent its greeting. A listener whose process hangs gets that
+    /// far: only the peer's own greeting says that somebody is there.
+    pub(super) async fn wait_for_greeting(&self) -> io::Result<()> {
+        tokio::select! {
+            biased;
+            () = self.greeted.cancelled() => Ok(()),
+            () = self.closed.cancelled() => Err(closed()),
+        }
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the connection is closed")
+}
+
+/// A connector that hands out the stream it was made with, once.
+pub(super) struct OneStream(Option<Stream>);
+
+impl OneStream {
+    pub(super) fn new(tcp: TcpStream, signs: &Signs) -> Self {
+        Self(Some(Stream { tcp, signs: signs.clone() }))
+    }
+}
+
+impl Service<Uri> for OneStream {
+    type Response = TokioIo<Stream>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<TokioIo<Stream>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        ready(self.0.take().map(TokioIo::new).ok_or_else(closed))
+    }
+}
+
+/// A TCP stream that gives [`Signs`] of what happens to it.
+pub(super) struct Stream {
+    tcp: TcpStream,
+    signs: Signs,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.signs.closed.cancel();
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.signs.greeted.cancel();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}

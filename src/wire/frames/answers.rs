@@ -1,0 +1,230 @@
+//! What the other side of an exchange answers.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+
+use crate::batch::{Part, Slice};
+use crate::message::{Answer, Copy, Outcome, Refusal, Reply};
+
+use super::super::parts::{duration, invalid, micros};
+use super::super::proto;
+use super::super::refusal::refusal_of;
+use super::asks::{message_in, put_message};
+use super::fields::{Fields, Head, nested_len, number_len, varint_len};
+
+/// What can be put into a frame.
+#[derive(Clone, Debug)]
+pub(crate) enum AnswerItem {
+    Credit(u64),
+    Response(Response),
+}
+
+/// What became of a question or a call.
+#[derive(Clone, Debug)]
+pub(crate) struct Response {
+    pub(crate) id: u64,
+    pub(crate) reply: Result<Reply, Refusal>,
+    /// The length of the answer's value that comes in slices, and is not in it; 0 if it is.
+    pub(crate) sliced: u64,
+}
+
+impl Response {
+    /// Takes the value out, if it is longer than that: to be sent in slices.
+    pub(crate) fn take_large(&mut self, slice_from: usize) -> Option<Bytes> {
+        let Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), .. })) = &mut self.reply else { return None };
+        if copy.value.len() <= slice_from {
+            return None;
+        }
+        let value = std::mem::take(&mut copy.value);
+        self.sliced = value.len() as u64;
+        Some(value)
+    }
+
+    /// Puts the value back that came in slices.
+    pub(crate) fn put_back(&mut self, value: Bytes) {
+        if let Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), .. })) = &mut self.reply {
+            copy.value = value;
+        }
+    }
+
+    /// About how many bytes it takes in a frame.
+    pub(crate) fn len(&self) -> usize {
+        match &self.reply {
+            Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), .. })) => copy.value.len() + super::ITEM_BYTES,
+            _ => super::ITEM_BYTES,
+        }
+    }
+}
+
+/// A frame as it is read.
+#[derive(Debug, Default)]
+pub(crate) struct AnswerFrame {
+    pub(crate) credit: u64,
+    pub(crate) responses: Vec<Response>,
+    pub(crate) slices: Vec<Slice>,
+}
+
+/// Writes a frame.
+pub(crate) fn encode_answers(frame: &[Part<AnswerItem>], buf: &mut impl BufMut) {
+    for part in frame {
+        match part {
+            Part::Message(AnswerItem::Credit(bytes)) => Head::new().number(1, *bytes).put(buf),
+            Part::Message(AnswerItem::Response(response)) => put_response(response, buf),
+            Part::Slice(slice) => put_slice(3, slice, buf),
+        }
+    }
+}
+
+/// About how many bytes [`encode_answers`] writes.
+pub(crate) fn encoded_answers_len(frame: &[Part<AnswerItem>]) -> usize {
+    let len = |part: &Part<AnswerItem>| match part {
+        Part::Message(AnswerItem::Credit(_)) => 16,
+        Part::Message(AnswerItem::Response(response)) => response.len() + super::ITEM_BYTES,
+        Part::Slice(slice) => slice_len(slice),
+    };
+    frame.iter().map(len).sum()
+}
+
+fn put_response(response: &Response, buf: &mut impl BufMut) {
+    match &response.reply {
+        Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), held })) => put_value(response, copy, *held, buf),
+        reply => put_message(2, &proto::Response { id: response.id, response: rare(reply), sliced: 0 }, buf),
+    }
+}
+
+/// A response with a value, the value last: all that is before it is small, and is written at once.
+fn put_value(response: &Response, copy: &Copy, held: Duration, buf: &mut impl BufMut) {
+    let (age, held, left) = (micros(copy.age), micros(held), copy.left.map(micros));
+    let len = copy.value.len();
+    let value = number_len(age)
+        + left.map_or(0, |left| 1 + varint_len(left))
+        + number_len(copy.loaded.into())
+        + nested_len(len);
+    let answer = number_len(held) + nested_len(value);
+    let whole = number_len(response.id) + number_len(response.sliced) + nested_len(answer);
+    let mut head = Head::new();
+    head.nested(2, whole).number(1, response.id).number(7, response.sliced);
+    head.nested(2, answer).number(4, held);
+    head.nested(1, value).number(2, age);
+    if let Some(left) = left {
+        head.some_number(3, left);
+    }
+    head.number(4, copy.loaded.into()).nested(1, len);
+    head.put(buf);
+    buf.put_slice(&copy.value);
+}
+
+fn rare(reply: &Result<Reply, Refusal>) -> Option<proto::response::Response> {
+    use proto::response::Response;
+
+    Some(match reply {
+        Ok(Reply::Get(answer)) => Response::Answer(answer.clone().into()),
+        Ok(Reply::Hello(hello)) => Response::Hello(hello.clone().into()),
+        Ok(Reply::Remove) => Response::Remove(proto::RemoveReply {}),
+        Ok(Reply::Insert { stored }) => Response::Insert(proto::InsertReply { stored: *stored }),
+        // Many answers are many responses.
+        Ok(Reply::GetMany(_)) => return None,
+        Err(refusal) => Response::Refusal(refusal.into()),
+    })
+}
+
+/// Reads a frame.
+pub(crate) fn decode_answers(frame: &Bytes) -> Result<AnswerFrame, Refusal> {
+    // Grown a few times, rather than once for each doubling: frames are small, or full of answers.
+    let responses = Vec::with_capacity(frame.len() / 512 + 1);
+    let mut read = AnswerFrame { responses, ..AnswerFrame::default() };
+    let mut fields = Fields::new(frame, 0..frame.len());
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => read.credit = read.credit.saturating_add(field.value()?),
+            2 => read.responses.push(response_in(frame, field.bytes()?)?),
+            3 => read.slices.push(slice_in(frame, field.bytes()?)?),
+            _ => {}
+        }
+    }
+    Ok(read)
+}
+
+fn response_in(frame: &Bytes, range: Range<usize>) -> Result<Response, Refusal> {
+    let (mut id, mut sliced) = (0, 0);
+    let mut reply = Err(invalid("the response says nothing, or nothing that this node knows"));
+    let mut fields = Fields::new(frame, range);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => id = field.value()?,
+            2 => reply = answer_in(frame, field.bytes()?)?.map(Reply::Get),
+            3 => {
+                let message: proto::Refusal = message_in(frame, field.bytes()?)?;
+                reply = Err(refusal_of(&message).unwrap_or_else(|| invalid(message.message)));
+            }
+            4 => reply = message_in::<proto::Hello>(frame, field.bytes()?)?.try_into().map(Reply::Hello),
+            5 => reply = message_in::<proto::RemoveReply>(frame, field.bytes()?).map(|_| Reply::Remove),
+            6 => {
+                let proto::InsertReply { stored } = message_in(frame, field.bytes()?)?;
+                reply = Ok(Reply::Insert { stored });
+            }
+            7 => sliced = field.value()?,
+            _ => {}
+        }
+    }
+    Ok(Response { id, reply, sliced })
+}
+
+/// An answer; one that is there but makes no sense is refused by itself.
+fn answer_in(frame: &Bytes, range: Range<usize>) -> Result<Result<Answer, Refusal>, Refusal> {
+    let (mut value, mut held, mut is_rare) = (None, 0, false);
+    let mut fields = Fields::new(frame, range.clone());
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => value = Some(value_in(frame, field.bytes()?)?),
+            4 => held = field.value()?,
+            _ => is_rare = true,
+        }
+    }
+    match value {
+        Some(copy) if !is_rare => Ok(Ok(Answer { outcome: Outcome::Value(copy), held: duration(held) })),
+        _ => Ok(message_in::<proto::Answer>(frame, range)?.try_into()),
+    }
+}
+
+fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
+    let mut copy = Copy { value: Bytes::new(), age: Duration::ZERO, left: None, loaded: false };
+    let mut fields = Fields::new(frame, range);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => copy.value = frame.slice(field.bytes()?),
+            2 => copy.age = duration(field.value()?),
+            3 => copy.left = Some(duration(field.value()?)),
+            4 => copy.loaded = field.value()? != 0,
+            _ => {}
+        }
+    }
+    Ok(copy)
+}
+
+pub(super) fn slice_len(slice: &Slice) -> usize {
+    nested_len(number_len(slice.id) + nested_len(slice.bytes.len()))
+}
+
+pub(super) fn put_slice(field: u8, slice: &Slice, buf: &mut impl BufMut) {
+    let len = slice.bytes.len();
+    let mut head = Head::new();
+    head.nested(field, number_len(slice.id) + nested_len(len)).number(1, slice.id).nested(2, len);
+    head.put(buf);
+    buf.put_slice(&slice.bytes);
+}
+
+pub(super) fn slice_in(frame: &Bytes, range: Range<usize>) -> Result<Slice, Refusal> {
+    let (mut id, mut bytes) = (0, Bytes::new());
+    let mut fields = Fields::new(frame, range);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => id = field.value()?,
+            2 => bytes = frame.slice(field.bytes()?),
+            _ => {}
+        }
+    }
+    Ok(Slice { id, bytes })
+}

@@ -1,0 +1,228 @@
+//! What one side of an exchange asks.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use prost::Message;
+
+use crate::batch::{Part, Slice};
+use crate::key::Key;
+use crate::message::{Ask, GetTerms, Refusal, Sender};
+
+use super::super::parts::{duration, group_in, invalid, micros};
+use super::super::request::{WireRequest, terms_in};
+use super::super::sender::sender_in;
+use super::super::{MAX_COUNT, proto};
+use super::answers::{put_slice, slice_in, slice_len};
+use super::fields::{Broken, Fields, Head, nested_len, number_len};
+
+/// What can be put into a frame.
+#[derive(Clone, Debug)]
+pub(crate) enum AskItem {
+    Sender(Arc<Sender>),
+    Cancel(u64),
+    Credit(u64),
+    Call(Box<proto::Call>),
+    Get { id: u64, terms: GetTerms, key: Key },
+}
+
+impl AskItem {
+    /// A call: any request that asks for no key. An insert's value that is to come in slices is taken out of it.
+    pub(crate) fn call(id: u64, request: WireRequest, slice_from: usize) -> Option<(Self, Option<Bytes>)> {
+        use proto::call::Call;
+
+        let (call, value) = match request {
+            WireRequest::Hello(hello) => (Call::Hello(hello), None),
+            WireRequest::Remove(remove) => (Call::Remove(proto::RemoveRequest { sender: None, ..remove }), None),
+            WireRequest::Insert(mut insert) => {
+                insert.sender = None;
+                let value = (insert.value.len() > slice_from).then(|| std::mem::take(&mut insert.value));
+                (Call::Insert(insert), value)
+            }
+            WireRequest::Get(_) | WireRequest::GetMany(_) => return None,
+        };
+        let sliced = value.as_ref().map_or(0, |value| value.len() as u64);
+        Some((Self::Call(Box::new(proto::Call { id, call: Some(call), sliced })), value))
+    }
+}
+
+/// A frame as it is read.
+#[derive(Debug, Default)]
+pub(crate) struct AskFrame {
+    pub(crate) sender: Option<Arc<Sender>>,
+    pub(crate) cancelled: Vec<u64>,
+    pub(crate) credit: u64,
+    pub(crate) calls: Vec<proto::Call>,
+    pub(crate) gets: Vec<Gets>,
+    pub(crate) slices: Vec<Slice>,
+}
+
+/// Questions for keys of one group.
+#[derive(Debug)]
+pub(crate) struct Gets {
+    /// Without a time limit: each question has its own.
+    pub(crate) terms: Result<GetTerms, Refusal>,
+    pub(crate) questions: Vec<Question>,
+}
+
+/// One question. How long its key is has not been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    pub(crate) id: u64,
+    pub(crate) key: Bytes,
+    pub(crate) time_limit: Duration,
+}
+
+/// What is asked by a call, and under which id.
+pub(crate) fn call_in(call: proto::Call) -> Result<Ask, Refusal> {
+    use proto::call::Call;
+
+    let request = match call.call {
+        Some(Call::Hello(hello)) => crate::message::Request::try_from(hello)?,
+        Some(Call::Remove(remove)) => remove.try_into()?,
+        Some(Call::Insert(insert)) => insert.try_into()?,
+        None => return Err(invalid("the call says not what it is, or is of a kind that this node does not know")),
+    };
+    Ok(request.ask)
+}
+
+/// Writes a frame.
+pub(crate) fn encode_asks(frame: &[Part<AskItem>], buf: &mut impl BufMut) {
+    let mut rest = frame;
+    while let Some((first, others)) = rest.split_first() {
+        rest = others;
+        match first {
+            Part::Message(AskItem::Sender(sender)) => put_message(1, &proto::Sender::from(&**sender), buf),
+            Part::Message(AskItem::Cancel(id)) => Head::new().some_number(2, *id).put(buf),
+            Part::Message(AskItem::Credit(bytes)) => Head::new().number(3, *bytes).put(buf),
+            Part::Message(AskItem::Call(call)) => put_message(4, &**call, buf),
+            Part::Message(AskItem::Get { terms, .. }) => {
+                let others = rest.iter().take_while(|part| is_get_on(terms, part)).count();
+                let (gets, after) = frame[frame.len() - rest.len() - 1..].split_at(others + 1);
+                put_gets(terms, gets, buf);
+                rest = after;
+            }
+            Part::Slice(slice) => put_slice(6, slice, buf),
+        }
+    }
+}
+
+/// About how many bytes [`encode_asks`] writes: never less.
+pub(crate) fn encoded_asks_len(frame: &[Part<AskItem>]) -> usize {
+    let len = |part: &Part<AskItem>| match part {
+        Part::Message(AskItem::Sender(sender)) => nested_len(proto::Sender::from(&**sender).encoded_len()),
+        Part::Message(AskItem::Cancel(_) | AskItem::Credit(_)) => 16,
+        Part::Message(AskItem::Call(call)) => nested_len(call.encoded_len()),
+        Part::Message(AskItem::Get { terms, key, .. }) => terms.group.len() + key.len() + 64,
+        Part::Slice(slice) => slice_len(slice),
+    };
+    frame.iter().map(len).sum()
+}
+
+fn is_get_on(terms: &GetTerms, part: &Part<AskItem>) -> bool {
+    matches!(part, Part::Message(AskItem::Get { terms: other, .. })
+        if (Arc::ptr_eq(&other.group, &terms.group) || other.group == terms.group)
+            && other.schema == terms.schema
+            && other.nested == terms.nested)
+}
+
+/// One section of questions that have all but their time limits in common.
+fn put_gets(terms: &GetTerms, gets: &[Part<AskItem>], buf: &mut impl BufMut) {
+    let questions = || {
+        gets.iter().filter_map(|part| match part {
+            Part::Message(AskItem::Get { id, terms, key }) => Some((*id, key, micros(terms.time_limit))),
+            _ => None,
+        })
+    };
+    let len_of = |(id, key, limit): (u64, &Key, u64)| number_len(id) + nested_len(key.len()) + number_len(limit);
+    let group = nested_len(terms.group.len());
+    let all: usize = questions().map(|question| nested_len(len_of(question))).sum();
+    let len = group + number_len(terms.schema.into()) + number_len(terms.nested.into()) + all;
+    Head::new().nested(5, len).nested(1, terms.group.len()).put(buf);
+    buf.put_slice(terms.group.as_bytes());
+    Head::new().number(2, terms.schema.into()).number(3, terms.nested.into()).put(buf);
+    for (id, key, limit) in questions() {
+        let mut head = Head::new();
+        head.nested(4, len_of((id, key, limit))).number(1, id).number(3, limit).nested(2, key.len());
+        head.put(buf);
+        buf.put_slice(key);
+    }
+}
+
+/// Reads a frame.
+pub(crate) fn decode_asks(frame: &Bytes) -> Result<AskFrame, Refusal> {
+    let mut read = AskFrame::default();
+    let mut fields = Fields::new(frame, 0..frame.len());
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => read.sender = sender_in(Some(message_in(frame, field.bytes()?)?))?,
+            2 if field.is_bytes() => read.cancelled.extend(packed_in(frame, field.bytes()?)?),
+            2 => read.cancelled.push(field.value()?),
+            3 => read.credit = read.credit.saturating_add(field.value()?),
+            4 => read.calls.push(message_in(frame, field.bytes()?)?),
+            5 => read.gets.push(gets_in(frame, field.bytes()?)?),
+            6 => read.slices.push(slice_in(frame, field.bytes()?)?),
+            _ => {}
+        }
+    }
+    Ok(read)
+}
+
+fn packed_in(frame: &Bytes, range: Range<usize>) -> Result<Vec<u64>, Refusal> {
+    // Numbers without fields around them.
+    let mut packed = &frame[range];
+    let mut numbers = Vec::new();
+    while !packed.is_empty() {
+        numbers.push(prost::encoding::decode_varint(&mut packed).map_err(|_| Broken)?);
+    }
+    Ok(numbers)
+}
+
+fn gets_in(frame: &Bytes, range: Range<usize>) -> Result<Gets, Refusal> {
+    let (mut group, mut schema, mut nested) = (0..0, 0, false);
+    let mut questions = Vec::with_capacity(range.len() / 32 + 1);
+    let mut fields = Fields::new(frame, range);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => group = field.bytes()?,
+            // As every reader of protobuf does, of a number that is too large its lower half is taken.
+            2 => schema = (field.value()? & u64::from(u32::MAX)) as u32,
+            3 => nested = field.value()? != 0,
+            4 => questions.push(question_in(frame, field.bytes()?)?),
+            _ => {}
+        }
+        if questions.len() > MAX_COUNT {
+            return Err(invalid(format!("more than the {MAX_COUNT} questions that one frame may carry")));
+        }
+    }
+    let group = std::str::from_utf8(&frame[group]).map_err(|_| Broken)?;
+    let terms = group_in(group).map(|group| terms_in(group, schema, 0, nested));
+    Ok(Gets { terms, questions })
+}
+
+fn question_in(frame: &Bytes, range: Range<usize>) -> Result<Question, Refusal> {
+    let mut question = Question { id: 0, key: Bytes::new(), time_limit: Duration::ZERO };
+    let mut fields = Fields::new(frame, range);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => question.id = field.value()?,
+            2 => question.key = frame.slice(field.bytes()?),
+            3 => question.time_limit = duration(field.value()?),
+            _ => {}
+        }
+    }
+    Ok(question)
+}
+
+/// A rare message, read by the generated code.
+pub(super) fn message_in<M: Message + Default>(frame: &Bytes, range: Range<usize>) -> Result<M, Refusal> {
+    M::decode(frame.slice(range)).map_err(|error| invalid(format!("the frame does not decode: {error}")))
+}
+
+/// A rare message, written by the generated code.
+pub(super) fn put_message<M: Message>(field: u8, message: &M, buf: &mut impl BufMut) {
+    Head::new().nested(field, message.encoded_len()).put(buf);
+    message.encode_raw(buf);
+}

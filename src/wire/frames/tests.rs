@@ -1,0 +1,197 @@
+//! What is written by hand reads the same by the generated code, and the other way round; and bytes that nobody meant.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use prost::Message;
+
+use super::asks::Question;
+use super::*;
+use crate::batch::{Part, Slice};
+use crate::error::{Error, LoadError};
+use crate::key::Key;
+use crate::member::NodeName;
+use crate::message::{Answer, Copy, GetTerms, Incarnation, Outcome, Refusal, RefusalKind, Reply, Sender, Versions};
+use crate::wire::parts::micros;
+use crate::wire::proto;
+
+fn sender() -> Arc<Sender> {
+    let versions = Versions { min: 1, max: 3 };
+    Arc::new(Sender {
+        cluster: Arc::from("c"),
+        name: NodeName::from("n"),
+        incarnation: Incarnation(u64::MAX),
+        versions,
+    })
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from)
+}
+
+fn wholes() -> impl Strategy<Value = Duration> {
+    prop_oneof![any::<u64>().prop_map(crate::wire::parts::duration), (0..1000_u64).prop_map(Duration::from_micros)]
+}
+
+fn asks() -> impl Strategy<Value = Part<AskItem>> {
+    let terms = (prop_oneof![Just("g"), Just("other"), Just("")], 0..2_u32, any::<bool>(), wholes());
+    let get = (any::<u64>(), terms, bytes()).prop_map(|(id, (group, schema, nested, time_limit), key)| AskItem::Get {
+        id,
+        terms: GetTerms { group: Arc::from(group), schema, time_limit, nested },
+        key: Key::new(&key),
+    });
+    let call = any::<u64>().prop_map(|id| {
+        let call = proto::call::Call::Remove(proto::RemoveRequest { group: "g".into(), ..Default::default() });
+        AskItem::Call(Box::new(proto::Call { id, call: Some(call), sliced: id / 2 }))
+    });
+    prop_oneof![
+        6 => get.prop_map(Part::Message),
+        1 => call.prop_map(Part::Message),
+        1 => Just(Part::Message(AskItem::Sender(sender()))),
+        1 => any::<u64>().prop_map(|id| Part::Message(AskItem::Cancel(id))),
+        1 => (1..1_u64 << 40).prop_map(|bytes| Part::Message(AskItem::Credit(bytes))),
+        1 => (any::<u64>(), bytes()).prop_map(|(id, bytes)| Part::Slice(Slice { id, bytes })),
+    ]
+}
+
+fn answers() -> impl Strategy<Value = Part<AnswerItem>> {
+    let value = (bytes(), wholes(), prop::option::of(wholes()), any::<bool>());
+    let value = value.prop_map(|(value, age, left, loaded)| Outcome::Value(Copy { value, age, left, loaded }));
+    let outcome = prop_oneof![
+        4 => value,
+        1 => Just(Outcome::NotFound),
+        1 => Just(Outcome::Failed(Error::Load(LoadError::new("no").with_code(3)))),
+    ];
+    let answer = (outcome, wholes()).prop_map(|(outcome, held)| Ok(Reply::Get(Answer { outcome, held })));
+    let reply = prop_oneof![
+        6 => answer,
+        1 => Just(Ok(Reply::Remove)),
+        1 => any::<bool>().prop_map(|stored| Ok(Reply::Insert { stored })),
+        1 => Just(Err(Refusal::new(RefusalKind::Schema, "another"))),
+    ];
+    let response = (any::<u64>(), reply, any::<u32>()).prop_map(|(id, reply, sliced)| {
+        let is_value = matches!(reply, Ok(Reply::Get(Answer { outcome: Outcome::Value(_), .. })));
+        Response { id, reply, sliced: if is_value { sliced.into() } else { 0 } }
+    });
+    prop_oneof![
+        6 => response.prop_map(|response| Part::Message(AnswerItem::Response(response))),
+        1 => (1..1_u64 << 40).prop_map(|bytes| Part::Message(AnswerItem::Credit(bytes))),
+        1 => (any::<u64>(), bytes()).prop_map(|(id, bytes)| Part::Slice(Slice { id, bytes })),
+    ]
+}
+
+fn written(frame: &[Part<AskItem>]) -> Bytes {
+    let mut written = Vec::new();
+    encode_asks(frame, &mut written);
+    assert!(written.len() <= encoded_asks_len(frame), "{} bytes, said to be fewer", written.len());
+    written.into()
+}
+
+fn questions(gets: &[Gets]) -> Vec<(u64, Bytes, u64, GetTerms)> {
+    let of = |gets: &Gets| {
+        let terms = gets.terms.clone().unwrap();
+        let question =
+            move |question: &Question| (question.id, question.key.clone(), micros(question.time_limit), terms.clone());
+        gets.questions.iter().map(question).collect::<Vec<_>>()
+    };
+    gets.iter().flat_map(of).collect()
+}
+
+proptest! {
+    #[test]
+    fn what_is_asked_reads_the_same_by_hand_and_by_the_generated_code(frame in prop::collection::vec(asks(), 0..30)) {
+        let bytes = written(&frame);
+        let by_hand = decode_asks(&bytes).unwrap();
+        let generated = proto::AskFrame::decode(bytes).unwrap();
+        // What the generated code writes is read as well.
+        let again = decode_asks(&generated.encode_to_vec().into()).unwrap();
+        for read in [&by_hand, &again] {
+            prop_assert_eq!(&read.cancelled, &generated.cancelled);
+            prop_assert_eq!(read.sender.is_some(), generated.sender.is_some());
+            prop_assert_eq!(&read.calls, &generated.calls);
+            let slices = generated.slices.iter().map(|slice| Slice { id: slice.id, bytes: slice.bytes.clone() });
+            prop_assert_eq!(&read.slices, &slices.collect::<Vec<_>>());
+            let theirs = generated.gets.iter().flat_map(|gets| {
+                let group: Arc<str> = Arc::from(gets.group.as_str());
+                let terms = GetTerms { group, schema: gets.schema, time_limit: Duration::ZERO, nested: gets.nested };
+                let question =
+                    move |asked: &proto::Question| (asked.id, asked.key.clone(), asked.time_limit_us, terms.clone());
+                gets.questions.iter().map(question).collect::<Vec<_>>()
+            });
+            prop_assert_eq!(questions(&read.gets), theirs.collect::<Vec<_>>());
+        }
+        // And everything that was put in is there, in its order.
+        let asked = frame.iter().filter_map(|part| match part {
+            Part::Message(AskItem::Get { id, terms, key }) => {
+                let limit = micros(terms.time_limit);
+                let terms = GetTerms { time_limit: Duration::ZERO, ..terms.clone() };
+                Some((*id, Bytes::copy_from_slice(key), limit, terms))
+            }
+            _ => None,
+        });
+        prop_assert_eq!(questions(&by_hand.gets), asked.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_answered_reads_the_same_by_hand_and_by_the_generated_code(
+        frame in prop::collection::vec(answers(), 0..30),
+    ) {
+        let mut written = Vec::new();
+        encode_answers(&frame, &mut written);
+        let bytes = Bytes::from(written);
+        let by_hand = decode_answers(&bytes).unwrap();
+        let generated = proto::AnswerFrame::decode(bytes).unwrap();
+        let again = decode_answers(&generated.encode_to_vec().into()).unwrap();
+        prop_assert_eq!(format!("{:?}", by_hand.responses), format!("{:?}", again.responses));
+        prop_assert_eq!(&by_hand.slices, &again.slices);
+        let put_in = frame.iter().filter_map(|part| match part {
+            Part::Message(AnswerItem::Response(response)) => Some(response.clone()),
+            _ => None,
+        });
+        prop_assert_eq!(format!("{:?}", by_hand.responses), format!("{:?}", put_in.collect::<Vec<_>>()));
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        let bytes = Bytes::from(bytes);
+        let _ = decode_asks(&bytes);
+        let _ = decode_answers(&bytes);
+    }
+
+    #[test]
+    fn a_frame_that_ends_early_or_has_a_changed_byte_is_read_or_refused(
+        frame in prop::collection::vec(asks(), 1..10), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let whole = written(&frame);
+        if !whole.is_empty() {
+            let at = at.index(whole.len());
+            let _ = decode_asks(&whole.slice(..at));
+            let mut changed = whole.to_vec();
+            changed[at] = byte;
+            let _ = decode_asks(&changed.into());
+        }
+    }
+}
+
+#[test]
+fn what_a_newer_peer_adds_is_passed_over() {
+    // Field 15, in each of the ways that a field can be written, around a question.
+    let added: &[u8] =
+        &[15 << 3, 1, 15 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0, 15 << 3 | 2, 2, 7, 7, 15 << 3 | 5, 0, 0, 0, 0];
+    let terms = GetTerms { group: Arc::from("g"), schema: 1, time_limit: Duration::ZERO, nested: false };
+    let question = written(&[Part::Message(AskItem::Get { id: 1, terms, key: Key::new("k") })]);
+    let read = decode_asks(&[added, &question, added].concat().into()).unwrap();
+    assert_eq!(read.gets[0].questions[0].key, "k");
+}
+
+#[test]
+fn a_section_of_a_name_that_is_too_long_is_refused_by_itself() {
+    let long =
+        proto::Gets { group: "g".repeat(2000), questions: vec![proto::Question::default()], ..Default::default() };
+    let fine = proto::Gets { group: "g".into(), questions: vec![proto::Question::default()], ..Default::default() };
+    let frame = proto::AskFrame { gets: vec![long, fine], ..Default::default() };
+    let read = decode_asks(&frame.encode_to_vec().into()).unwrap();
+    assert!(read.gets[0].terms.is_err() && read.gets[1].terms.is_ok());
+}
