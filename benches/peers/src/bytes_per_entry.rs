@@ -1,0 +1,75 @@
+//! What an entry costs: a cache is filled in a process of its own, which counts what it asks the allocator for.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::counting;
+use crate::hits::caches;
+use crate::options::Options;
+use crate::report::Report;
+use crate::servers;
+use crate::table::Table;
+
+/// Fills every cache, each in its process, two at a time: counts do not mind company.
+pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
+    let entries = options.entries();
+    let title = format!("bytes per entry: keys of 16 B, values of 100 B, {entries} entries");
+    let mut table = Table::new(title, ["", "counted", "as it says", "says / counted"]);
+    let names = caches::NAMES.map(String::from);
+    for pair in names.chunks(2) {
+        let children = pair.iter().map(|name| start(name, entries)).collect::<Result<Vec<_>>>()?;
+        for (name, child) in pair.iter().zip(children) {
+            let (counted, says) = finish(child)?;
+            let ratio = says.map(|says| says / counted);
+            table.row([
+                name.clone(),
+                format!("{counted:.0}"),
+                says.map_or(String::new(), |says| format!("{says:.0}")),
+                ratio.map_or(String::new(), |ratio| format!("{ratio:.3}")),
+            ]);
+            if name == "peerage" {
+                report.number("bytes_per_entry", Some(counted));
+                report.number("bytes_reported_vs_counted", ratio);
+            } else if name == "quick_cache" {
+                report.number("bytes_per_entry_quick_cache", Some(counted));
+            }
+        }
+    }
+    print!("{table}");
+    Ok(())
+}
+
+fn start(name: &str, entries: u32) -> Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    Ok(command.args(["count", name, &entries.to_string()]).stdout(Stdio::piped()).spawn()?)
+}
+
+fn finish(mut child: Child) -> Result<(f64, Option<f64>)> {
+    let mut text = String::new();
+    child.stdout.take().context("no standard output")?.read_to_string(&mut text)?;
+    ensure!(child.wait()?.success(), "a counting process failed");
+    let mut numbers = text.split_whitespace().map(str::parse::<f64>);
+    let counted = numbers.next().context("no count")??;
+    Ok((counted, numbers.next().transpose()?))
+}
+
+/// The counting process: `count <cache> <entries>`. Prints bytes per entry, and what the cache itself says they are.
+pub fn count(args: &[String]) -> Result<()> {
+    let [name, entries] = args else { bail!("count needs a cache and a number") };
+    let entries = entries.parse()?;
+    let runtime = servers::runtime(None)?;
+    counting::begin();
+    let before = counting::live();
+    let cache = caches::open(name, entries, runtime.handle())?;
+    cache.fill(entries);
+    let (held, says) = cache.says();
+    // groupcache does not tell; it was given more than enough room.
+    let held = if held == 0 { f64::from(entries) } else { held as f64 };
+    println!("{:.1}", (counting::live() - before) as f64 / held);
+    if let Some(says) = says {
+        println!("{:.1}", says as f64 / held);
+    }
+    Ok(())
+}

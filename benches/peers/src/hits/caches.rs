@@ -1,0 +1,331 @@
+//! The caches, each behind the same three calls.
+//!
+//! All keep a boxed key of 16 bytes and `Bytes` of 100, each in memory of its own, and have room for more than they are
+//! given. groupcache takes text for keys, and gets the same bytes as such.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::error::Error;
+use std::hash::BuildHasher;
+use std::hint::black_box;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, RwLock};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+/// What the caches are asked for.
+pub type CacheKey = [u8; 16];
+
+type BoxedKey = Box<[u8]>;
+
+/// By name, ours first.
+pub const NAMES: [&str; 8] =
+    ["peerage", "HashMap", "quick_cache", "lru", "foyer", "moka sync", "moka future", "groupcache"];
+
+/// The key with this number.
+pub fn key(number: u32) -> CacheKey {
+    let mut key = *b"entry-0000000000";
+    let mut rest = number;
+    for digit in key[6..].iter_mut().rev() {
+        *digit = b'0' + rest.rem_euclid(10).to_le_bytes()[0];
+        rest /= 10;
+    }
+    key
+}
+
+fn value() -> Bytes {
+    Bytes::from(vec![7; 100])
+}
+
+/// A cache under test.
+pub trait Cache: Send + Sync {
+    /// As in [`NAMES`].
+    fn name(&self) -> &'static str;
+
+    /// Stores the first so many keys.
+    fn fill(&self, entries: u32);
+
+    /// Gets one after the other of these keys, from a place on, until told to stop; how many gets it was.
+    fn ask(&self, requests: &[CacheKey], from: usize, stop: &AtomicBool) -> u64;
+
+    /// How many entries there are, and their bytes, as the cache itself says.
+    fn says(&self) -> (u64, Option<u64>);
+}
+
+/// A cache by its name, empty, with room for so many entries and half as many again.
+pub fn open(name: &str, entries: u32, runtime: &Handle) -> Result<Box<dyn Cache>> {
+    let room = entries as usize * 3 / 2;
+    let entered = runtime.enter();
+    let cache = match name {
+        "peerage" => peerage(entries, runtime)?,
+        "HashMap" => hash_map(),
+        "quick_cache" => quick_cache(room),
+        "lru" => lru(room)?,
+        "foyer" => foyer(room),
+        "moka sync" => moka_sync(room as u64),
+        "moka future" => moka_future(room as u64, runtime),
+        "groupcache" => groupcache(runtime),
+        _ => bail!("there is no cache {name}"),
+    };
+    drop(entered);
+    Ok(cache)
+}
+
+/// A cache with plain calls. The closures capture nothing and are types of their own, so that the loop is one function.
+struct Plain<C, P, G, S> {
+    name: &'static str,
+    cache: C,
+    put: P,
+    get: G,
+    says: S,
+}
+
+impl<C, P, G, S> Cache for Plain<C, P, G, S>
+where
+    C: Send + Sync,
+    P: Fn(&C, BoxedKey, Bytes) + Send + Sync,
+    G: Fn(&C, &[u8]) -> Option<Bytes> + Send + Sync,
+    S: Fn(&C) -> u64 + Send + Sync,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn fill(&self, entries: u32) {
+        (0..entries).for_each(|number| (self.put)(&self.cache, key(number).into(), value()));
+    }
+
+    fn ask(&self, requests: &[CacheKey], from: usize, stop: &AtomicBool) -> u64 {
+        let mut turns = Turns::new(requests, from, stop);
+        while let Some(key) = turns.next() {
+            black_box((self.get)(&self.cache, key).expect("all that is asked for is there"));
+        }
+        turns.gets
+    }
+
+    fn says(&self) -> (u64, Option<u64>) {
+        ((self.says)(&self.cache), None)
+    }
+}
+
+/// A cache whose gets are futures: one `block_on` around the whole loop.
+struct Awaited<C, P, G, S> {
+    name: &'static str,
+    cache: C,
+    put: P,
+    get: G,
+    says: S,
+    runtime: Handle,
+}
+
+impl<C, P, G, S> Cache for Awaited<C, P, G, S>
+where
+    C: Send + Sync,
+    P: AsyncFn(&C, &CacheKey) + Send + Sync,
+    G: AsyncFn(&C, &CacheKey) -> Option<Bytes> + Send + Sync,
+    S: Fn(&C) -> (u64, Option<u64>) + Send + Sync,
+{
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn fill(&self, entries: u32) {
+        self.runtime.block_on(async {
+            for number in 0..entries {
+                (self.put)(&self.cache, &key(number)).await;
+            }
+        });
+    }
+
+    fn ask(&self, requests: &[CacheKey], from: usize, stop: &AtomicBool) -> u64 {
+        self.runtime.block_on(async {
+            let mut turns = Turns::new(requests, from, stop);
+            while let Some(key) = turns.next() {
+                black_box((self.get)(&self.cache, key).await.expect("all that is asked for is there"));
+            }
+            turns.gets
+        })
+    }
+
+    fn says(&self) -> (u64, Option<u64>) {
+        (self.says)(&self.cache)
+    }
+}
+
+/// The requests round and round, with a look at the flag now and then.
+struct Turns<'a> {
+    requests: &'a [CacheKey],
+    at: usize,
+    stop: &'a AtomicBool,
+    gets: u64,
+}
+
+impl<'a> Turns<'a> {
+    fn new(requests: &'a [CacheKey], from: usize, stop: &'a AtomicBool) -> Self {
+        Self { requests, at: from, stop, gets: 0 }
+    }
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a CacheKey> {
+        if self.gets.is_multiple_of(256) && self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.gets += 1;
+        if self.at >= self.requests.len() {
+            self.at = 0;
+        }
+        self.at += 1;
+        Some(black_box(&self.requests[self.at - 1]))
+    }
+}
+
+/// The whole library: `Group::get` on one node, with a time to live.
+fn peerage(entries: u32, runtime: &Handle) -> Result<Box<dyn Cache>> {
+    let node = peerage::Node::local();
+    let load = |_: peerage::Key| std::future::ready(Ok::<_, Infallible>(value()));
+    let capacity = (entries as usize * 1_024).max(64 << 20);
+    let group = node.group("hits").capacity(capacity).time_to_live(Duration::from_secs(3_600)).loader(load);
+    let group: peerage::Group<Bytes> = group.build()?;
+    Ok(Box::new(Awaited {
+        name: "peerage",
+        cache: (group, node),
+        put: async |(group, _): &(peerage::Group<Bytes>, _), key: &CacheKey| drop(group.get(key).await),
+        get: async |(group, _): &(peerage::Group<Bytes>, _), key: &CacheKey| group.get(key).await.ok(),
+        says: |(group, _): &(peerage::Group<Bytes>, _)| {
+            let usage = group.stats().cache;
+            (usage.main_entries, Some(usage.main_bytes))
+        },
+        runtime: runtime.clone(),
+    }))
+}
+
+/// The floor: a plain map behind one lock.
+fn hash_map() -> Box<dyn Cache> {
+    type Map = RwLock<HashMap<BoxedKey, Bytes>>;
+    Box::new(Plain {
+        name: "HashMap",
+        cache: Map::default(),
+        put: |map: &Map, key, value| drop(map.write().unwrap().insert(key, value)),
+        get: |map: &Map, key: &[u8]| map.read().unwrap().get(key).cloned(),
+        says: |map: &Map| map.read().unwrap().len() as u64,
+    })
+}
+
+fn quick_cache(room: usize) -> Box<dyn Cache> {
+    type Quick = quick_cache::sync::Cache<BoxedKey, Bytes>;
+    Box::new(Plain {
+        name: "quick_cache",
+        cache: Quick::new(room),
+        put: |cache: &Quick, key, value| cache.insert(key, value),
+        get: |cache: &Quick, key: &[u8]| cache.get(key),
+        says: |cache: &Quick| cache.len() as u64,
+    })
+}
+
+/// The crate lru behind 64 mutexes.
+fn lru(room: usize) -> Result<Box<dyn Cache>> {
+    const SHARDS: usize = 64;
+    type Shard = Mutex<lru::LruCache<BoxedKey, Bytes>>;
+    type Sharded = (Vec<Shard>, foldhash::fast::RandomState);
+    fn shard<'a>((shards, seed): &'a Sharded, key: &[u8]) -> &'a Shard {
+        &shards[usize::try_from(seed.hash_one(key) >> 48).unwrap_or(0) % SHARDS]
+    }
+    let room = NonZeroUsize::try_from(room.div_ceil(SHARDS) * 2)?;
+    let shards = (0..SHARDS).map(|_| {
+        // Grows as it is filled; `new` would take the memory for all of its room at once.
+        let mut shard = lru::LruCache::unbounded();
+        shard.resize(room);
+        Mutex::new(shard)
+    });
+    Ok(Box::new(Plain {
+        name: "lru",
+        cache: (shards.collect(), foldhash::fast::RandomState::default()),
+        put: |sharded: &Sharded, key: BoxedKey, value| {
+            drop(shard(sharded, &key).lock().unwrap().put(key, value));
+        },
+        get: |sharded: &Sharded, key: &[u8]| shard(sharded, key).lock().unwrap().get(key).cloned(),
+        says: |(shards, _): &Sharded| shards.iter().map(|shard| shard.lock().unwrap().len() as u64).sum(),
+    }))
+}
+
+/// foyer's cache in memory, S3-FIFO.
+fn foyer(room: usize) -> Box<dyn Cache> {
+    type Foyer = foyer_memory::Cache<BoxedKey, Bytes>;
+    let config = foyer_memory::S3FifoConfig::default();
+    Box::new(Plain {
+        name: "foyer",
+        cache: foyer_memory::CacheBuilder::new(room).with_eviction_config(config).build(),
+        put: |cache: &Foyer, key, value| drop(cache.insert(key, value)),
+        get: |cache: &Foyer, key: &[u8]| cache.get(key).map(|entry| entry.value().clone()),
+        says: |cache: &Foyer| cache.entries() as u64,
+    })
+}
+
+fn moka_sync(room: u64) -> Box<dyn Cache> {
+    type Moka = moka::sync::Cache<BoxedKey, Bytes>;
+    Box::new(Plain {
+        name: "moka sync",
+        cache: Moka::new(room),
+        put: |cache: &Moka, key, value| cache.insert(key, value),
+        get: |cache: &Moka, key: &[u8]| cache.get(key),
+        says: |cache: &Moka| {
+            cache.run_pending_tasks();
+            cache.entry_count()
+        },
+    })
+}
+
+fn moka_future(room: u64, runtime: &Handle) -> Box<dyn Cache> {
+    type Moka = moka::future::Cache<BoxedKey, Bytes>;
+    Box::new(Awaited {
+        name: "moka future",
+        cache: Moka::new(room),
+        put: async |cache: &Moka, key: &CacheKey| cache.insert(BoxedKey::from(*key), value()).await,
+        get: async |cache: &Moka, key: &CacheKey| cache.get(&key[..]).await,
+        says: |cache: &Moka| (cache.entry_count(), None),
+        runtime: runtime.clone(),
+    })
+}
+
+struct Loader;
+
+#[async_trait::async_trait]
+impl groupcache::ValueLoader for Loader {
+    type Value = Bytes;
+
+    async fn load(&self, _: &str) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
+        Ok(value())
+    }
+}
+
+/// The crate groupcache, whole, alone: every key is its own.
+fn groupcache(runtime: &Handle) -> Box<dyn Cache> {
+    type Whole = groupcache::Groupcache<Bytes>;
+    fn text(key: &CacheKey) -> &str {
+        std::str::from_utf8(key).unwrap_or_default()
+    }
+    let alone = groupcache::GroupcachePeer::from_socket(([127, 0, 0, 1], 1).into());
+    Box::new(Awaited {
+        name: "groupcache",
+        cache: Whole::builder(alone, Loader).build(),
+        put: async |cache: &Whole, key: &CacheKey| drop(cache.get(text(key)).await),
+        get: async |cache: &Whole, key: &CacheKey| cache.get(text(key)).await.ok(),
+        says: |_: &Whole| (0, None),
+        runtime: runtime.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_sixteen_bytes_of_text() {
+        assert_eq!(&key(0), b"entry-0000000000");
+        assert_eq!(&key(1_234_567), b"entry-0001234567");
+    }
+}

@@ -1,0 +1,66 @@
+//! Runs the benchmarks; see the README.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use peers::contenders::Kind;
+use peers::options::{HELP, Options, Part};
+use peers::remote::{self, Plan};
+use peers::report::Report;
+use peers::{bytes_per_entry, hits, pinned, servers};
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (name, rest) = args.split_first().map_or(("", &[][..]), |(name, rest)| (name.as_str(), rest));
+    match name {
+        // The other processes of a run: this binary again.
+        "serve" => serve(rest),
+        "pinned-client" => pinned::client(rest),
+        "count" => bytes_per_entry::count(rest),
+        _ => match Options::parse(lexopt::Parser::from_args(&args))? {
+            Some(options) => run(&options),
+            None => {
+                println!("{HELP}");
+                Ok(())
+            }
+        },
+    }
+}
+
+fn serve(args: &[String]) -> Result<()> {
+    let kind = args.first().and_then(|name| Kind::of(name)).context("serve needs a contender")?;
+    servers::serve(kind, args.get(1).map(|core| core.parse()).transpose()?)
+}
+
+fn run(options: &Options) -> Result<()> {
+    let (began, mut report) = (Instant::now(), Report::default());
+    let runtime = servers::runtime(None)?;
+    let wants = |part| options.part == Part::Report || options.part == part;
+    if wants(Part::Remote) {
+        let plan = Plan {
+            cells: options.cells(),
+            kinds: options.kinds.clone(),
+            rounds: options.rounds(),
+            window: options.window(),
+            core: None,
+        };
+        let cells = runtime.block_on(remote::measure(&plan))?;
+        remote::tell(&cells, &mut report);
+    }
+    if wants(Part::Pinned) {
+        pinned::measure(options, &mut report)?;
+    }
+    if wants(Part::Hits) {
+        hits::measure(options, runtime.handle(), &mut report)?;
+    }
+    if wants(Part::Bytes) {
+        bytes_per_entry::measure(options, &mut report)?;
+    }
+    // Hit ratios on traces have their place here.
+    if matches!(options.part, Part::Slow | Part::Large | Part::Soak) {
+        bail!("not yet");
+    }
+    report.number("seconds", Some(began.elapsed().as_secs_f64()));
+    println!("\n{}", report.json());
+    Ok(())
+}
