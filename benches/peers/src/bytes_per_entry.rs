@@ -16,24 +16,23 @@ use crate::table::Table;
 pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
     let entries = options.entries();
     let title = format!("bytes per entry: keys of 16 B, values of 100 B, {entries} entries");
-    let mut table = Table::new(title, ["", "counted", "as it says", "says / counted"]);
-    let names = caches::NAMES.map(String::from);
-    for pair in names.chunks(2) {
+    let mut table = Table::new(title, ["", "taken", "asked for", "as it says", "says / taken"]);
+    for pair in options.weighed().chunks(2) {
         let children = pair.iter().map(|name| start(name, entries)).collect::<Result<Vec<_>>>()?;
         for (name, child) in pair.iter().zip(children) {
-            let (counted, says) = finish(child)?;
-            let ratio = says.map(|says| says / counted);
-            table.row([
-                name.clone(),
-                format!("{counted:.0}"),
-                says.map_or(String::new(), |says| format!("{says:.0}")),
-                ratio.map_or(String::new(), |ratio| format!("{ratio:.3}")),
-            ]);
-            if name == "peerage" {
-                report.number("bytes_per_entry", Some(counted));
-                report.number("bytes_reported_vs_counted", ratio);
-            } else if name == "quick_cache" {
-                report.number("bytes_per_entry_quick_cache", Some(counted));
+            let Weight { taken, asked, says } = finish(child)?;
+            let (whole, ratio) = (|bytes: f64| format!("{bytes:.0}"), says.map(|says| says / taken));
+            let mut cells = vec![(*name).to_string(), whole(taken), whole(asked)];
+            cells.extend(says.map(whole).into_iter().chain(ratio.map(|ratio| format!("{ratio:.3}"))));
+            table.row(cells);
+            match *name {
+                "peerage" => {
+                    report.number("bytes_per_entry", Some(taken));
+                    report.number("bytes_per_entry_asked", Some(asked));
+                    report.number("bytes_stats_vs_taken", ratio);
+                }
+                "quick_cache" => report.number("bytes_per_entry_quick_cache", Some(taken)),
+                _ => {}
             }
         }
     }
@@ -41,18 +40,25 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// Bytes per entry.
+struct Weight {
+    taken: f64,
+    asked: f64,
+    says: Option<f64>,
+}
+
 fn start(name: &str, entries: u32) -> Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     Ok(command.args(["count", name, &entries.to_string()]).stdout(Stdio::piped()).spawn()?)
 }
 
-fn finish(mut child: Child) -> Result<(f64, Option<f64>)> {
+fn finish(mut child: Child) -> Result<Weight> {
     let mut text = String::new();
     child.stdout.take().context("no standard output")?.read_to_string(&mut text)?;
     ensure!(child.wait()?.success(), "a counting process failed");
     let mut numbers = text.split_whitespace().map(str::parse::<f64>);
-    let counted = numbers.next().context("no count")??;
-    Ok((counted, numbers.next().transpose()?))
+    let mut next = || numbers.next().transpose();
+    Ok(Weight { taken: next()?.context("no count")?, asked: next()?.context("no count")?, says: next()? })
 }
 
 /// The counting process: `count <cache> <entries>`. Prints bytes per entry, and what the cache itself says they are.
@@ -67,7 +73,8 @@ pub fn count(args: &[String]) -> Result<()> {
     let (held, says) = cache.says();
     // groupcache does not tell; it was given more than enough room.
     let held = if held == 0 { f64::from(entries) } else { held as f64 };
-    println!("{:.1}", (counting::live() - before) as f64 / held);
+    let live = counting::live();
+    println!("{:.1} {:.1}", (live.taken - before.taken) as f64 / held, (live.asked - before.asked) as f64 / held);
     if let Some(says) = says {
         println!("{:.1}", says as f64 / held);
     }

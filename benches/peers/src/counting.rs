@@ -6,7 +6,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 static COUNTS: AtomicBool = AtomicBool::new(false);
-static LIVE: AtomicI64 = AtomicI64::new(0);
+static ASKED: AtomicI64 = AtomicI64::new(0);
+static TAKEN: AtomicI64 = AtomicI64::new(0);
 
 /// The system's allocator, with a count beside it.
 #[derive(Debug)]
@@ -20,38 +21,54 @@ pub fn begin() {
     COUNTS.store(true, Ordering::SeqCst);
 }
 
-/// Bytes that were asked for since counting began, less those that were given back.
-pub fn live() -> i64 {
-    LIVE.load(Ordering::SeqCst)
+/// Bytes since counting began, less those that were given back.
+#[derive(Clone, Copy, Debug)]
+pub struct Live {
+    /// As they were asked for.
+    pub asked: i64,
+    /// As the allocator gave them: it rounds up.
+    pub taken: i64,
 }
 
+/// What is held now.
+pub fn live() -> Live {
+    Live { asked: ASKED.load(Ordering::SeqCst), taken: TAKEN.load(Ordering::SeqCst) }
+}
+
+/// Counts a block: in, or out.
 #[inline]
-fn add(bytes: usize, sign: i64) {
+fn count(at: *mut u8, size: usize, sign: i64) {
     if COUNTS.load(Ordering::Relaxed) {
-        LIVE.fetch_add(sign * i64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+        // SAFETY: the block was handed out by the system's allocator and not given back yet.
+        let taken = unsafe { libc::malloc_usable_size(at.cast()) };
+        ASKED.fetch_add(sign * i64::try_from(size).unwrap_or(0), Ordering::Relaxed);
+        TAKEN.fetch_add(sign * i64::try_from(taken).unwrap_or(0), Ordering::Relaxed);
     }
 }
 
 // SAFETY: every call goes to the system's allocator as it is.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        add(layout.size(), 1);
-        unsafe { System.alloc(layout) }
+        let at = unsafe { System.alloc(layout) };
+        count(at, layout.size(), 1);
+        at
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        add(layout.size(), -1);
+        count(at, layout.size(), -1);
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        add(layout.size(), 1);
-        unsafe { System.alloc_zeroed(layout) }
+        let at = unsafe { System.alloc_zeroed(layout) };
+        count(at, layout.size(), 1);
+        at
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        add(layout.size(), -1);
-        add(size, 1);
-        unsafe { System.realloc(at, layout, size) }
+        count(at, layout.size(), -1);
+        let at = unsafe { System.realloc(at, layout, size) };
+        count(at, size, 1);
+        at
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! See the README of this crate for what is measured, how each contender is set up, and why that is fair.
 
+pub mod beside;
 pub mod bytes_per_entry;
 pub mod contenders;
 pub mod counting;
@@ -15,4 +16,5 @@ pub mod pinned;
 pub mod remote;
 pub mod report;
 pub mod servers;
+pub mod soak;
 pub mod table;

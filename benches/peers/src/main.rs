@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use peers::beside::{self, Company};
 use peers::contenders::Kind;
-use peers::options::{HELP, Options, Part};
+use peers::options::{Effort, HELP, Options, Part};
 use peers::remote::{self, Plan};
 use peers::report::Report;
-use peers::{bytes_per_entry, hits, pinned, servers};
+use peers::{bytes_per_entry, hits, pinned, servers, soak};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -16,6 +17,7 @@ fn main() -> Result<()> {
         // The other processes of a run: this binary again.
         "serve" => serve(rest),
         "pinned-client" => pinned::client(rest),
+        "soak-process" => soak::process(rest),
         "count" => bytes_per_entry::count(rest),
         _ => match Options::parse(lexopt::Parser::from_args(&args))? {
             Some(options) => run(&options),
@@ -57,8 +59,16 @@ fn run(options: &Options) -> Result<()> {
         bytes_per_entry::measure(options, &mut report)?;
     }
     // Hit ratios on traces have their place here.
-    if matches!(options.part, Part::Slow | Part::Large | Part::Soak) {
-        bail!("not yet");
+    // What takes long is on request, and part of a look at everything.
+    let asks = |part| options.part == part || wants(part) && options.effort != Effort::Quick;
+    if asks(Part::Slow) {
+        runtime.block_on(beside::measure(Company::SlowLoads, options, &mut report))?;
+    }
+    if asks(Part::Large) {
+        runtime.block_on(beside::measure(Company::LargeValues, options, &mut report))?;
+    }
+    if options.part == Part::Soak || wants(Part::Soak) && options.effort == Effort::Moment {
+        runtime.block_on(soak::measure(options, &mut report))?;
     }
     report.number("seconds", Some(began.elapsed().as_secs_f64()));
     println!("\n{}", report.json());

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use lexopt::prelude::{Long, Value, ValueExt};
 
 use crate::contenders::Kind;
+use crate::hits::caches;
 
 /// What to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub struct Options {
     /// Sizes and numbers in flight, if not those of the effort.
     pub cells: Option<Vec<(usize, usize)>>,
     /// How long the soak takes.
-    pub soak: Duration,
+    pub soak: Option<Duration>,
 }
 
 /// What `--help` says.
@@ -75,7 +76,7 @@ pub const HELP: &str = "\
 peers [--quick | --moment] [PART] [options]
 
 Without a part: everything, and as the last line one JSON object with the ratios.
-PART: remote, pinned, hits, bytes; slow, large, soak are on request only.
+PART: remote, pinned, hits, bytes; slow and large, not with --quick; soak, only when asked for or for a moment.
 
   --quick            within three minutes
   --moment           one tiny round of everything
@@ -87,13 +88,8 @@ PART: remote, pinned, hits, bytes; slow, large, soak are on request only.
 impl Options {
     /// Reads the arguments; none if help was asked for.
     pub fn parse(mut args: lexopt::Parser) -> Result<Option<Self>> {
-        let mut options = Self {
-            effort: Effort::Full,
-            part: Part::Report,
-            kinds: Kind::ALL.to_vec(),
-            cells: None,
-            soak: minutes(10),
-        };
+        let mut options =
+            Self { effort: Effort::Full, part: Part::Report, kinds: Kind::ALL.to_vec(), cells: None, soak: None };
         let (mut sizes, mut in_flight) = (None, None);
         while let Some(arg) = args.next()? {
             match arg {
@@ -103,7 +99,7 @@ impl Options {
                 Long("only") => options.kinds = list(&mut args, Kind::of)?,
                 Long("sizes") => sizes = Some(list(&mut args, |word| word.parse().ok())?),
                 Long("in-flight") => in_flight = Some(list(&mut args, |word| word.parse().ok())?),
-                Long("seconds") => options.soak = Duration::from_secs(args.value()?.parse()?),
+                Long("seconds") => options.soak = Some(Duration::from_secs(args.value()?.parse()?)),
                 Value(name) => match name.to_str().and_then(Part::of) {
                     Some(part) => options.part = part,
                     None => bail!("there is no part {}; see --help", name.display()),
@@ -142,7 +138,7 @@ impl Options {
     pub fn window(&self) -> Duration {
         Duration::from_millis(match self.effort {
             Effort::Moment => 20,
-            Effort::Quick => 350,
+            Effort::Quick => 300,
             Effort::Full => 600,
         })
     }
@@ -151,19 +147,37 @@ impl Options {
     pub fn hits_window(&self) -> Duration {
         Duration::from_millis(match self.effort {
             Effort::Moment => 5,
-            Effort::Quick => 100,
+            Effort::Quick => 80,
             Effort::Full => 300,
         })
+    }
+
+    /// Whether a contender is also measured on one core; quickly, those that the ratios name.
+    pub fn pins(&self, kind: Kind) -> bool {
+        self.effort != Effort::Quick || !matches!(kind, Kind::Memcached | Kind::Groupcache)
+    }
+
+    /// The caches in the own process; quickly, without the second of moka's, which is also inside groupcache.
+    pub fn caches(&self) -> &'static [&'static str] {
+        let all = &caches::NAMES;
+        if self.effort == Effort::Quick { &all[..all.len() - 1] } else { all }
+    }
+
+    /// The caches that are weighed.
+    pub fn weighed(&self) -> &'static [&'static str] {
+        if self.effort == Effort::Quick { &caches::NAMES[..3] } else { &caches::NAMES }
+    }
+
+    /// How long the soak takes.
+    pub fn soak(&self) -> Duration {
+        let seconds = if self.effort == Effort::Moment { 2 } else { 600 };
+        self.soak.unwrap_or(Duration::from_secs(seconds))
     }
 
     /// How many entries a cache holds, for its hits and for what they weigh.
     pub fn entries(&self) -> u32 {
         if self.effort == Effort::Moment { 5_000 } else { 1_000_000 }
     }
-}
-
-fn minutes(count: u64) -> Duration {
-    Duration::from_secs(60 * count)
 }
 
 fn list<T>(args: &mut lexopt::Parser, of: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {

@@ -25,7 +25,9 @@ fn core() -> usize {
 pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
     let (rounds, window) = (options.rounds().to_string(), options.window().as_millis().to_string());
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["pinned-client", &rounds, &window]).args(options.kinds.iter().map(|kind| kind.name()));
+    command
+        .args(["pinned-client", &rounds, &window])
+        .args(options.kinds.iter().filter(|kind| options.pins(**kind)).map(|kind| kind.name()));
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
     let mut medians = Vec::new();

@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -30,8 +31,14 @@ pub struct Server {
 impl Server {
     /// Starts a server; none if what it needs is not installed.
     pub fn start(kind: Kind, core: Option<usize>) -> Result<Option<Self>> {
+        let core = core.map(|core| core.to_string());
+        Self::run(&[&["serve", kind.name()], &core.as_deref().into_iter().collect::<Vec<_>>()[..]].concat())
+    }
+
+    /// Runs this binary as a process that takes orders.
+    pub fn run(args: &[&str]) -> Result<Option<Self>> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["serve", kind.name()]).args(core.map(|core| core.to_string()));
+        command.args(args);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = child.stdin.take();
         let replies = BufReader::new(child.stdout.take().context("no standard output")?);
@@ -44,7 +51,7 @@ impl Server {
                 (server.address, server.process) = (address.to_string(), process.parse()?);
                 Ok(Some(server))
             }
-            _ => bail!("the server of {} said {reply:?}", kind.name()),
+            _ => bail!("{args:?} said {reply:?}"),
         }
     }
 
@@ -58,6 +65,25 @@ impl Server {
         let mut line = String::new();
         ensure!(self.replies.read_line(&mut line)? > 0, "the server has ended");
         Ok(line.trim_end().to_string())
+    }
+}
+
+/// A process that does nothing until this is dropped: neither reads nor answers, and keeps its connections.
+#[derive(Debug)]
+pub struct Stalled(Pid);
+
+impl Stalled {
+    /// Stops a process.
+    pub fn stop(process: u32) -> Result<Self> {
+        let process = i32::try_from(process).ok().and_then(Pid::from_raw).context("no such process")?;
+        kill_process(process, Signal::STOP)?;
+        Ok(Self(process))
+    }
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
     }
 }
 
@@ -101,7 +127,8 @@ pub fn serve(kind: Kind, core: Option<usize>) -> Result<()> {
 pub struct Orders(UnboundedReceiver<String>);
 
 impl Orders {
-    fn read() -> Self {
+    /// Reads them from now on.
+    pub fn read() -> Self {
         let (sender, orders) = unbounded_channel();
         std::thread::spawn(move || {
             for line in std::io::stdin().lines().map_while(Result::ok) {

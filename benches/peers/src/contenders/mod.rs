@@ -137,7 +137,7 @@ impl<R: Remote> Contender for Pair<R> {
 }
 
 /// Gets each key once, a few at a time.
-async fn get_all<R: Remote>(remote: &R, keys: &Arc<[String]>) -> Result<()> {
+pub async fn get_all<R: Remote>(remote: &R, keys: &Arc<[String]>) -> Result<()> {
     const AT_ONCE: usize = 32;
     let mut tasks = tokio::task::JoinSet::new();
     for first in 0..AT_ONCE {

@@ -24,7 +24,7 @@ type BoxedKey = Box<[u8]>;
 
 /// By name, ours first.
 pub const NAMES: [&str; 8] =
-    ["peerage", "HashMap", "quick_cache", "lru", "foyer", "moka sync", "moka future", "groupcache"];
+    ["peerage", "HashMap", "quick_cache", "lru", "foyer", "moka sync", "groupcache", "moka future"];
 
 /// The key with this number.
 pub fn key(number: u32) -> CacheKey {
@@ -112,7 +112,7 @@ where
     }
 }
 
-/// A cache whose gets are futures: one `block_on` around the whole loop.
+/// A cache whose gets are futures: one `block_on` around the whole loop. It is filled some keys at a time.
 struct Awaited<C, P, G, S> {
     name: &'static str,
     cache: C,
@@ -125,7 +125,7 @@ struct Awaited<C, P, G, S> {
 impl<C, P, G, S> Cache for Awaited<C, P, G, S>
 where
     C: Send + Sync,
-    P: AsyncFn(&C, &CacheKey) + Send + Sync,
+    P: AsyncFn(&C, &[CacheKey]) + Send + Sync,
     G: AsyncFn(&C, &CacheKey) -> Option<Bytes> + Send + Sync,
     S: Fn(&C) -> (u64, Option<u64>) + Send + Sync,
 {
@@ -135,8 +135,10 @@ where
 
     fn fill(&self, entries: u32) {
         self.runtime.block_on(async {
-            for number in 0..entries {
-                (self.put)(&self.cache, &key(number)).await;
+            let mut numbers = 0..entries;
+            while !numbers.is_empty() {
+                let some: Vec<_> = numbers.by_ref().take(1_000).map(key).collect();
+                (self.put)(&self.cache, &some).await;
             }
         });
     }
@@ -186,14 +188,18 @@ impl<'a> Turns<'a> {
 /// The whole library: `Group::get` on one node, with a time to live.
 fn peerage(entries: u32, runtime: &Handle) -> Result<Box<dyn Cache>> {
     let node = peerage::Node::local();
-    let load = |_: peerage::Key| std::future::ready(Ok::<_, Infallible>(value()));
+    let load = |keys: Vec<peerage::Key>| {
+        let values: Vec<_> = keys.into_iter().map(|key| (key, value())).collect();
+        std::future::ready(Ok::<_, Infallible>(values))
+    };
     let capacity = (entries as usize * 1_024).max(64 << 20);
-    let group = node.group("hits").capacity(capacity).time_to_live(Duration::from_secs(3_600)).loader(load);
+    let group =
+        node.group("hits").capacity(capacity).time_to_live(Duration::from_secs(3_600)).batch_loader(1_000, load);
     let group: peerage::Group<Bytes> = group.build()?;
     Ok(Box::new(Awaited {
         name: "peerage",
         cache: (group, node),
-        put: async |(group, _): &(peerage::Group<Bytes>, _), key: &CacheKey| drop(group.get(key).await),
+        put: async |(group, _): &(peerage::Group<Bytes>, _), keys: &[CacheKey]| drop(group.get_many(keys).await),
         get: async |(group, _): &(peerage::Group<Bytes>, _), key: &CacheKey| group.get(key).await.ok(),
         says: |(group, _): &(peerage::Group<Bytes>, _)| {
             let usage = group.stats().cache;
@@ -284,7 +290,11 @@ fn moka_future(room: u64, runtime: &Handle) -> Box<dyn Cache> {
     Box::new(Awaited {
         name: "moka future",
         cache: Moka::new(room),
-        put: async |cache: &Moka, key: &CacheKey| cache.insert(BoxedKey::from(*key), value()).await,
+        put: async |cache: &Moka, keys: &[CacheKey]| {
+            for key in keys {
+                cache.insert(BoxedKey::from(*key), value()).await;
+            }
+        },
         get: async |cache: &Moka, key: &CacheKey| cache.get(&key[..]).await,
         says: |cache: &Moka| (cache.entry_count(), None),
         runtime: runtime.clone(),
@@ -312,7 +322,11 @@ fn groupcache(runtime: &Handle) -> Box<dyn Cache> {
     Box::new(Awaited {
         name: "groupcache",
         cache: Whole::builder(alone, Loader).build(),
-        put: async |cache: &Whole, key: &CacheKey| drop(cache.get(text(key)).await),
+        put: async |cache: &Whole, keys: &[CacheKey]| {
+            for key in keys {
+                drop(cache.get(text(key)).await);
+            }
+        },
         get: async |cache: &Whole, key: &CacheKey| cache.get(text(key)).await.ok(),
         says: |_: &Whole| (0, None),
         runtime: runtime.clone(),

@@ -31,7 +31,7 @@ struct Cell {
 
 /// All rounds; prints the table and takes down the ratios.
 pub fn measure(options: &Options, runtime: &Handle, report: &mut Report) -> Result<()> {
-    let caches = filled(options.entries(), runtime)?;
+    let caches = filled(options.caches(), options.entries(), runtime)?;
     let sequences = [("hot", vec![caches::key(7)]), ("zipf", zipf::requests(options.entries()))];
     let mut cells = Vec::new();
     for (name, _) in &sequences {
@@ -50,13 +50,12 @@ pub fn measure(options: &Options, runtime: &Handle, report: &mut Report) -> Resu
             }
         }
     }
-    tell(&cells, report);
+    tell(options.caches(), &cells, report);
     Ok(())
 }
 
 /// All caches with all entries; two are filled at a time.
-fn filled(entries: u32, runtime: &Handle) -> Result<Vec<Box<dyn Cache>>> {
-    let names = caches::NAMES;
+fn filled(names: &[&str], entries: u32, runtime: &Handle) -> Result<Vec<Box<dyn Cache>>> {
     let caches = names.iter().map(|name| caches::open(name, entries, runtime)).collect::<Result<Vec<_>>>()?;
     std::thread::scope(|scope| {
         for half in 0..2 {
@@ -91,11 +90,11 @@ fn time(cache: &dyn Cache, requests: &[CacheKey], threads: usize, window: Durati
     wall.as_nanos() as f64 * threads as f64 / gets as f64
 }
 
-fn tell(cells: &[Cell], report: &mut Report) {
+fn tell(names: &[&str], cells: &[Cell], report: &mut Report) {
     let columns = cells.iter().map(|cell| format!("{} {}", cell.name, cell.threads));
     let title = "hits in the own process, 100 B, ns per get (wall time x threads / gets), by threads; (spread)";
     let mut table = Table::new(title, std::iter::once(String::new()).chain(columns));
-    for (index, name) in caches::NAMES.iter().enumerate() {
+    for (index, name) in names.iter().enumerate() {
         let numbers = cells.iter().filter_map(|cell| Summary::of(cell.rounds[index].1.iter().copied()));
         let cells = numbers.map(|summary| format!("{:.0} ({:.0} %)", summary.median, summary.spread()));
         table.row(std::iter::once((*name).to_string()).chain(cells));

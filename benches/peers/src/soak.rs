@@ -1,0 +1,280 @@
+//! Memory under load: many gets of values of 1 B to 16 MiB between two processes, each of which is stalled for a while.
+//!
+//! First every key is got once: what the caches then hold is the start. Then 256 gets are under way all the time, most
+//! of small values and some of large ones, and lives run out, so that loads go on too. In the middle the serving
+//! process is stopped for a while (it neither reads nor answers, and its connections stay open), later the asking one.
+//! Afterwards both must come back to what they held at the start, times [`FACTOR`], within [`PATIENCE`].
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ::peerage::{Error, Group, Key, Node};
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use crate::contenders::peerage::{Asking, alone};
+use crate::cpu;
+use crate::data;
+use crate::hits::zipf::Dice;
+use crate::load::Remote;
+use crate::options::Options;
+use crate::report::Report;
+use crate::servers::{self, Orders, Server, Stalled, say};
+use crate::table::Table;
+
+/// How much more than at the start a process may hold afterwards.
+const FACTOR: f64 = 1.5;
+/// What small processes may hold beyond that: an allocator keeps some of what it once had.
+const SLACK: u64 = 64 << 20;
+/// How long giving memory back may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+const IN_FLIGHT: u64 = 256;
+const KEYS: u32 = 2_000;
+const CAPACITY: usize = 256 << 20;
+const LIFE: Duration = Duration::from_secs(30);
+
+/// Small values are many, large ones few: `2^(24 u^3)` bytes, with `u` from 0 to 1.
+fn size(number: u32) -> usize {
+    let part = f64::from(number) / f64::from(KEYS - 1);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 1 B to 16 MiB")]
+    let size = (24.0 * part.powi(3)).exp2() as usize;
+    size
+}
+
+fn group(node: &Node) -> Result<Group<Bytes>> {
+    let load = |key: Key| async move { Ok::<_, Infallible>(key.as_str().and_then(data::value)) };
+    Ok(node.group("soak").capacity(CAPACITY).hot_share(0.0).time_to_live(LIFE).loader(load).build()?)
+}
+
+/// The two processes and what they held.
+struct Sample {
+    at: &'static str,
+    seconds: f64,
+    serving: u64,
+    asking: u64,
+}
+
+/// Runs it for as long as the options say. Fails if memory does not come back.
+pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
+    let mut serving = Server::run(&["soak-process", "serve"])?.context("this binary is there")?;
+    let mut asking = Server::run(&["soak-process", "ask"])?.context("this binary is there")?;
+    serving.order(&asking.address)?;
+    asking.order(&serving.address.clone())?;
+    let began = Instant::now();
+    let processes = (serving.process, asking.process);
+    let look = |at| -> Result<Sample> {
+        let (serving, asking) = (cpu::resident(processes.0)?, cpu::resident(processes.1)?);
+        Ok(Sample { at, seconds: began.elapsed().as_secs_f64(), serving, asking })
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut samples = vec![look("start")?];
+    asking.order("begin")?;
+    let part = options.soak() / 10;
+    let stall = part.clamp(Duration::from_secs(1), Duration::from_secs(15));
+    watch(part * 4, "load", &look, &mut samples).await?;
+    let stalled = Stalled::stop(serving.process)?;
+    watch(stall, "server stalled", &look, &mut samples).await?;
+    drop(stalled);
+    watch(part * 3, "load", &look, &mut samples).await?;
+    let stalled = Stalled::stop(asking.process)?;
+    watch(stall, "client stalled", &look, &mut samples).await?;
+    drop(stalled);
+    watch((part * 3).saturating_sub(stall * 2), "load", &look, &mut samples).await?;
+    let outcome = asking.order("end")?;
+    let end = settle(&samples[0], &look).await?;
+    samples.push(end);
+    tell(&samples, &outcome);
+    judge(&samples, report)
+}
+
+/// Looks at both once a second.
+async fn watch(
+    time: Duration,
+    at: &'static str,
+    look: &impl Fn(&'static str) -> Result<Sample>,
+    samples: &mut Vec<Sample>,
+) -> Result<()> {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        tokio::time::sleep((until - Instant::now()).min(Duration::from_secs(1))).await;
+        samples.push(look(at)?);
+    }
+    Ok(())
+}
+
+fn allowed(start: u64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of memory")]
+    let times = (start as f64 * FACTOR) as u64;
+    times + SLACK
+}
+
+/// Waits until both are back, or patience ends.
+async fn settle(start: &Sample, look: &impl Fn(&'static str) -> Result<Sample>) -> Result<Sample> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let now = look("end")?;
+        let back = now.serving <= allowed(start.serving) && now.asking <= allowed(start.asking);
+        if back || Instant::now() > until {
+            return Ok(now);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// A line for each stretch, with what both held at most.
+fn tell(samples: &[Sample], outcome: &str) {
+    let mut table = Table::new(format!("soak: {outcome}"), ["at most", "until", "serving", "asking"]);
+    for stretch in samples.chunk_by(|one, next| one.at == next.at) {
+        let most = |of: fn(&Sample) -> u64| mib(stretch.iter().map(of).max().unwrap_or(0));
+        let until = stretch.last().map_or(0.0, |sample| sample.seconds);
+        let cells = [most(|sample| sample.serving), most(|sample| sample.asking)];
+        table.row([stretch[0].at.to_string(), format!("{until:.0} s")].into_iter().chain(cells));
+    }
+    print!("{table}");
+}
+
+fn judge(samples: &[Sample], report: &mut Report) -> Result<()> {
+    type Side = (&'static str, fn(&Sample) -> u64);
+    let sides: [Side; 2] = [("serving", |of| of.serving), ("asking", |of| of.asking)];
+    let [start, .., end] = samples else { bail!("nothing was seen") };
+    for (side, of) in sides {
+        let peak = samples.iter().map(of).max().unwrap_or(0);
+        report.number(format!("soak_{side}_start_mib"), Some(of(start) as f64 / f64::from(1 << 20)));
+        report.number(format!("soak_{side}_peak_mib"), Some(peak as f64 / f64::from(1 << 20)));
+        report.number(format!("soak_{side}_end_mib"), Some(of(end) as f64 / f64::from(1 << 20)));
+    }
+    for (side, of) in sides {
+        let (held, may) = (of(end), allowed(of(start)));
+        ensure!(held <= may, "the {side} side still holds {}, more than {}", mib(held), mib(may));
+    }
+    Ok(())
+}
+
+/// Either process: `soak-process serve` or `soak-process ask`.
+pub fn process(args: &[String]) -> Result<()> {
+    let [role] = args else { bail!("soak-process needs a role") };
+    let runtime = servers::runtime(None)?;
+    let orders = Orders::read();
+    runtime.block_on(async {
+        let node = alone().await?;
+        let group = group(&node)?;
+        say(&format!("ready {} {}", node.address(), std::process::id()));
+        if role == "serve" { serve(orders, &node).await } else { ask(orders, node, group).await }
+    })?;
+    std::process::exit(0)
+}
+
+async fn serve(mut orders: Orders, node: &Node) -> Result<()> {
+    while let Some(asking) = orders.next().await {
+        node.set_peers([node.address(), &asking]).await?;
+        say("met");
+    }
+    Ok(())
+}
+
+/// What became of the gets.
+#[derive(Debug, Default)]
+struct Counts {
+    gets: AtomicU64,
+    bytes: AtomicU64,
+    busy: AtomicU64,
+    timeouts: AtomicU64,
+    others: AtomicU64,
+}
+
+impl Counts {
+    fn count(&self, size: usize, got: Result<Bytes>) -> Result<()> {
+        let counter = match got {
+            Ok(value) => {
+                ensure!(value.len() == size, "{} bytes came instead of {size}", value.len());
+                self.bytes.fetch_add(size as u64, Ordering::Relaxed);
+                &self.gets
+            }
+            Err(error) => match error.downcast_ref() {
+                Some(Error::Busy) => &self.busy,
+                Some(Error::Timeout { .. }) => &self.timeouts,
+                _ => &self.others,
+            },
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        format!(
+            "{} gets, {:.1} GiB, and {} busy, {} timeouts, {} other failures",
+            of(&self.gets),
+            of(&self.bytes) as f64 / f64::from(1 << 30),
+            of(&self.busy),
+            of(&self.timeouts),
+            of(&self.others)
+        )
+    }
+}
+
+/// Orders: the other's address, `begin`, `end`.
+async fn ask(mut orders: Orders, node: Node, group: Group<Bytes>) -> Result<()> {
+    let owner = orders.next().await.context("nobody to ask")?;
+    let asking = Asking::beside(node, &owner, group).await?;
+    let keys: Arc<[(usize, String)]> =
+        (0..KEYS).map(|number| (size(number), data::key(size(number), number))).collect();
+    for (size, key) in keys.iter() {
+        let value = asking.get(key).await?;
+        ensure!(value.len() == *size, "{} bytes came for {key}", value.len());
+    }
+    say("filled");
+    let (counts, stop) = (Arc::new(Counts::default()), Arc::new(AtomicBool::new(false)));
+    let mut tasks = JoinSet::new();
+    while let Some(order) = orders.next().await {
+        if order == "begin" {
+            for task in 0..IN_FLIGHT {
+                let (asking, keys) = (asking.clone(), Arc::clone(&keys));
+                tasks.spawn(get_some(asking, keys, Dice(task), Arc::clone(&counts), Arc::clone(&stop)));
+            }
+            say("begun");
+        } else {
+            stop.store(true, Ordering::Relaxed);
+            while let Some(task) = tasks.join_next().await {
+                task??;
+            }
+            say(&counts.text());
+        }
+    }
+    Ok(())
+}
+
+/// Gets keys at random until told to stop.
+async fn get_some(
+    asking: Asking,
+    keys: Arc<[(usize, String)]>,
+    mut dice: Dice,
+    counts: Arc<Counts>,
+    stop: Arc<AtomicBool>,
+) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        let at = usize::try_from(dice.throw() % u64::from(KEYS))?;
+        let (size, key) = &keys[at];
+        counts.count(*size, asking.get(key).await)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_reach_from_one_byte_to_sixteen_mebibytes() {
+        assert_eq!((size(0), size(KEYS - 1)), (1, 16 << 20));
+        let large = (0..KEYS).filter(|number| size(*number) > 1 << 20).count();
+        assert!((50..200).contains(&large), "{large} large values");
+    }
+}
