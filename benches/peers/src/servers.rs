@@ -32,13 +32,14 @@ impl Server {
     /// Starts a server; none if what it needs is not installed.
     pub fn start(kind: Kind, core: Option<usize>) -> Result<Option<Self>> {
         let core = core.map(|core| core.to_string());
-        Self::run(&[&["serve", kind.name()], &core.as_deref().into_iter().collect::<Vec<_>>()[..]].concat())
+        let args = ["serve", kind.name()].into_iter().chain(core.as_deref());
+        Self::run(&args.collect::<Vec<_>>(), &[])
     }
 
-    /// Runs this binary as a process that takes orders.
-    pub fn run(args: &[&str]) -> Result<Option<Self>> {
+    /// Runs this binary as a process that takes orders, with some environment of its own.
+    pub fn run(args: &[&str], environment: &[(&str, &str)]) -> Result<Option<Self>> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(args);
+        command.args(args).envs(environment.iter().copied());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = child.stdin.take();
         let replies = BufReader::new(child.stdout.take().context("no standard output")?);

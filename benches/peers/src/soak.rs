@@ -3,7 +3,8 @@
 //! First every key is got once: what the caches then hold is the start. Then 256 gets are under way all the time, most
 //! of small values and some of large ones, and lives run out, so that loads go on too. In the middle the serving
 //! process is stopped for a while (it neither reads nor answers, and its connections stay open), later the asking one.
-//! Afterwards both must come back to what they held at the start, times [`FACTOR`], within [`PATIENCE`].
+//! Afterwards both must come back to what they held at the start, times [`FACTOR`], within [`PATIENCE`]: what is resident,
+//! as the kernel sees it, and what was allocated and not freed, as they count it themselves.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use crate::contenders::peerage::{Asking, alone};
+use crate::counting;
 use crate::cpu;
 use crate::data;
 use crate::hits::zipf::Dice;
@@ -31,6 +33,9 @@ const FACTOR: f64 = 1.5;
 const SLACK: u64 = 64 << 20;
 /// How long giving memory back may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Large blocks go back to the system when they are freed. Left to itself, glibc's allocator keeps ever larger ones, and
+/// what is resident says more about it than about the library.
+const MALLOC: [(&str, &str); 2] = [("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
 const IN_FLIGHT: u64 = 256;
 const KEYS: u32 = 2_000;
 const CAPACITY: usize = 256 << 20;
@@ -59,8 +64,8 @@ struct Sample {
 
 /// Runs it for as long as the options say. Fails if memory does not come back.
 pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
-    let mut serving = Server::run(&["soak-process", "serve"])?.context("this binary is there")?;
-    let mut asking = Server::run(&["soak-process", "ask"])?.context("this binary is there")?;
+    let mut serving = Server::run(&["soak-process", "serve"], &MALLOC)?.context("this binary is there")?;
+    let mut asking = Server::run(&["soak-process", "ask"], &MALLOC)?.context("this binary is there")?;
     serving.order(&asking.address)?;
     asking.order(&serving.address.clone())?;
     let began = Instant::now();
@@ -71,6 +76,7 @@ pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
     };
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut samples = vec![look("start")?];
+    let before = Counted::ask(&mut serving, &mut asking)?;
     asking.order("begin")?;
     let part = options.soak() / 10;
     let stall = part.clamp(Duration::from_secs(1), Duration::from_secs(15));
@@ -87,7 +93,37 @@ pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
     let end = settle(&samples[0], &look).await?;
     samples.push(end);
     tell(&samples, &outcome);
-    judge(&samples, report)
+    judge(&samples, report)?;
+    Counted::ask(&mut serving, &mut asking)?.judge(&before, report)
+}
+
+/// What both have allocated and not freed.
+struct Counted {
+    serving: u64,
+    asking: u64,
+}
+
+impl Counted {
+    fn ask(serving: &mut Server, asking: &mut Server) -> Result<Self> {
+        Ok(Self { serving: serving.order("held")?.parse()?, asking: asking.order("held")?.parse()? })
+    }
+
+    fn judge(&self, before: &Self, report: &mut Report) -> Result<()> {
+        let sides = [("serving", before.serving, self.serving), ("asking", before.asking, self.asking)];
+        for (side, before, after) in sides {
+            println!("  {side} side, allocated and not freed: {} at the start, {} at the end", mib(before), mib(after));
+            report.number(format!("soak_{side}_allocated_start_mib"), Some(in_mib(before)));
+            report.number(format!("soak_{side}_allocated_end_mib"), Some(in_mib(after)));
+        }
+        for (side, before, after) in sides {
+            ensure!(after <= allowed(before), "the {side} side has not freed {}", mib(after));
+        }
+        Ok(())
+    }
+}
+
+fn say_held() {
+    say(&counting::live().asked.to_string());
 }
 
 /// Looks at both once a second.
@@ -124,8 +160,12 @@ async fn settle(start: &Sample, look: &impl Fn(&'static str) -> Result<Sample>) 
     }
 }
 
+fn in_mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 fn mib(bytes: u64) -> String {
-    format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
+    format!("{:.0} MiB", in_mib(bytes))
 }
 
 /// A line for each stretch, with what both held at most.
@@ -146,9 +186,9 @@ fn judge(samples: &[Sample], report: &mut Report) -> Result<()> {
     let [start, .., end] = samples else { bail!("nothing was seen") };
     for (side, of) in sides {
         let peak = samples.iter().map(of).max().unwrap_or(0);
-        report.number(format!("soak_{side}_start_mib"), Some(of(start) as f64 / f64::from(1 << 20)));
-        report.number(format!("soak_{side}_peak_mib"), Some(peak as f64 / f64::from(1 << 20)));
-        report.number(format!("soak_{side}_end_mib"), Some(of(end) as f64 / f64::from(1 << 20)));
+        report.number(format!("soak_{side}_start_mib"), Some(in_mib(of(start))));
+        report.number(format!("soak_{side}_peak_mib"), Some(in_mib(peak)));
+        report.number(format!("soak_{side}_end_mib"), Some(in_mib(of(end))));
     }
     for (side, of) in sides {
         let (held, may) = (of(end), allowed(of(start)));
@@ -160,6 +200,7 @@ fn judge(samples: &[Sample], report: &mut Report) -> Result<()> {
 /// Either process: `soak-process serve` or `soak-process ask`.
 pub fn process(args: &[String]) -> Result<()> {
     let [role] = args else { bail!("soak-process needs a role") };
+    counting::begin();
     let runtime = servers::runtime(None)?;
     let orders = Orders::read();
     runtime.block_on(async {
@@ -172,9 +213,13 @@ pub fn process(args: &[String]) -> Result<()> {
 }
 
 async fn serve(mut orders: Orders, node: &Node) -> Result<()> {
-    while let Some(asking) = orders.next().await {
-        node.set_peers([node.address(), &asking]).await?;
-        say("met");
+    while let Some(order) = orders.next().await {
+        if order == "held" {
+            say_held();
+        } else {
+            node.set_peers([node.address(), &order]).await?;
+            say("met");
+        }
     }
     Ok(())
 }
@@ -220,7 +265,7 @@ impl Counts {
     }
 }
 
-/// Orders: the other's address, `begin`, `end`.
+/// Orders: the other's address; then `held`, `begin`, `end`.
 async fn ask(mut orders: Orders, node: Node, group: Group<Bytes>) -> Result<()> {
     let owner = orders.next().await.context("nobody to ask")?;
     let asking = Asking::beside(node, &owner, group).await?;
@@ -234,7 +279,9 @@ async fn ask(mut orders: Orders, node: Node, group: Group<Bytes>) -> Result<()> 
     let (counts, stop) = (Arc::new(Counts::default()), Arc::new(AtomicBool::new(false)));
     let mut tasks = JoinSet::new();
     while let Some(order) = orders.next().await {
-        if order == "begin" {
+        if order == "held" {
+            say_held();
+        } else if order == "begin" {
             for task in 0..IN_FLIGHT {
                 let (asking, keys) = (asking.clone(), Arc::clone(&keys));
                 tasks.spawn(get_some(asking, keys, Dice(task), Arc::clone(&counts), Arc::clone(&stop)));
