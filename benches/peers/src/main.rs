@@ -34,9 +34,21 @@ fn serve(args: &[String]) -> Result<()> {
     servers::serve(kind, args.get(1).map(|core| core.parse()).transpose()?)
 }
 
+/// What the numbers were measured on.
+fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let load = read("/proc/loadavg");
+    let load = load.split(' ').next().unwrap_or_default();
+    format!("{cores} cores, {}, load {load} before the start", model.trim_start_matches([':', '\t', ' ']))
+}
+
 fn run(options: &Options) -> Result<()> {
     let (began, mut report) = (Instant::now(), Report::default());
     let runtime = servers::runtime(None)?;
+    println!("{}", machine());
     let wants = |part| options.part == Part::Report || options.part == part;
     if wants(Part::Remote) {
         let plan = Plan {
