@@ -197,6 +197,11 @@ impl<V: Clone> Wait<V> {
                 return Poll::Pending;
             }
         }
+        // Whoever is the last to have it takes it, and spares the clone.
+        if let Some(landing) = Arc::get_mut(&mut self.flight).and_then(|flight| flight.landing.take()) {
+            self.place = None;
+            return Poll::Ready(landing);
+        }
         match self.flight.landing.get() {
             Some(landing) => Poll::Ready(landing.clone()),
             None => Poll::Pending,

@@ -121,6 +121,7 @@ impl<V: Value> Inner<V> {
             let looked = if is_traced() { self.look_for_caller(key) } else { self.check_caller(key).map(|_| None) };
             let landing = match looked {
                 Ok(Some(hit)) => Ok(hit.into()),
+                Ok(None) if span.is_disabled() => self.get_missing(key, limit, false).await,
                 Ok(None) => self.get_missing(key, limit, false).instrument(span.clone()).await,
                 Err(error) => Err(error),
             };

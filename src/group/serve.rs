@@ -117,13 +117,7 @@ impl<V: Value> Inner<V> {
         self.answer(landing.unwrap_or(Err(Error::Timeout { limit })), tally, received, now)
     }
 
-    fn answer(
-        &self,
-        landing: Landing<V>,
-        tally: Tally<'_>,
-        received: Moment,
-        now: Moment,
-    ) -> Result<Answer, Refusal> {
+    fn answer(&self, landing: Landing<V>, tally: Tally<'_>, received: Moment, now: Moment) -> Result<Answer, Refusal> {
         let landing = landing.and_then(|landed| Ok((self.to_outcome(&landed, now)?, landed)));
         let outcome = match landing {
             Ok((outcome, landed)) => {

@@ -149,26 +149,27 @@ pub(crate) fn decode_answers(frame: &Bytes) -> Result<AnswerFrame, Refusal> {
 
 fn response_in(frame: &Bytes, range: Range<usize>) -> Result<Response, Refusal> {
     let (mut id, mut sliced) = (0, 0);
-    let mut reply = Err(invalid("the response says nothing, or nothing that this node knows"));
+    let mut reply = None;
     let mut fields = Fields::new(frame, range);
     while let Some(field) = fields.next()? {
         match field.number {
             1 => id = field.value()?,
-            2 => reply = answer_in(frame, field.bytes()?)?.map(Reply::Get),
+            2 => reply = Some(answer_in(frame, field.bytes()?)?.map(Reply::Get)),
             3 => {
                 let message: proto::Refusal = message_in(frame, field.bytes()?)?;
-                reply = Err(refusal_of(&message).unwrap_or_else(|| invalid(message.message)));
+                reply = Some(Err(refusal_of(&message).unwrap_or_else(|| invalid(message.message))));
             }
-            4 => reply = message_in::<proto::Hello>(frame, field.bytes()?)?.try_into().map(Reply::Hello),
-            5 => reply = message_in::<proto::RemoveReply>(frame, field.bytes()?).map(|_| Reply::Remove),
+            4 => reply = Some(message_in::<proto::Hello>(frame, field.bytes()?)?.try_into().map(Reply::Hello)),
+            5 => reply = Some(message_in::<proto::RemoveReply>(frame, field.bytes()?).map(|_| Reply::Remove)),
             6 => {
                 let proto::InsertReply { stored } = message_in(frame, field.bytes()?)?;
-                reply = Ok(Reply::Insert { stored });
+                reply = Some(Ok(Reply::Insert { stored }));
             }
             7 => sliced = field.value()?,
             _ => {}
         }
     }
+    let reply = reply.unwrap_or_else(|| Err(invalid("the response says nothing, or nothing that this node knows")));
     Ok(Response { id, reply, sliced })
 }
 
