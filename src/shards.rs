@@ -151,7 +151,11 @@ impl<V: Value> Shards<V> {
                 fetches: Flights::new(FETCHES_OF_A_KEY, Seeded(random())),
             })
         };
-        Self { shards: (0..count).map(|_| shard()).collect(), seed: random() | 1, largest: budget }
+        Self {
+            shards: (0..count).map(|_| shard()).collect(),
+            seed: random() | 1,
+            largest: budget.min(Store::<V>::LARGEST),
+        }
     }
 
     /// The entry of a key, without looking at flights; shared with other hits.
@@ -193,7 +197,7 @@ impl<V: Value> Shards<V> {
         let mut dropped = Dropped::default();
         let mut shard = self.exclusive(key.as_ref());
         shard.void(key.as_ref());
-        shard.store.insert(key.clone(), entry, place, &mut dropped)
+        shard.store.insert(key.as_ref(), entry, place, &mut dropped)
     }
 
     /// Takes a key out, and voids its flights.
@@ -360,7 +364,7 @@ impl<V: Value> Lead<V> {
             let kept = if ended.voided { None } else { kept.take() };
             if let Some((entry, place)) = kept {
                 let place = self.place_of(&shard.store, &entry, place);
-                shard.store.insert(key.clone(), entry, place, &mut dropped);
+                shard.store.insert(key.as_ref(), entry, place, &mut dropped);
             }
             ended
         };

@@ -1,39 +1,67 @@
-//! One shard of the byte-bounded cache: what is held, in which of two lists, and what goes when room is needed.
+//! One shard of the byte-bounded cache: what is held, what goes when room is needed, and what comes in.
 //!
-//! *Main* holds the entries that this node owns, *hot* its copies of keys that another node owns, each in the order in
-//! which they came or were last spared. Ownership is what the placement says at the time of reading, so it comes with
-//! every call, and an entry that is met in the other list moves over when its turn comes. Between any two calls:
+//! *Main* holds the entries that this node owns, *hot* its copies of keys that another node owns. Ownership is what the
+//! placement says at the time of reading, so it comes with every call, and an entry that is met on the other side moves
+//! over when its turn comes. Between any two calls:
 //!
 //! - main and hot together cost at most the budget, and hot at most its share of it;
-//! - a key lies in at most one of the lists;
+//! - a key lies in at most one place;
 //! - every byte is accounted for: what an entry cost when it came is what it gives back when it goes.
 //!
 //! An expired entry is never returned, and no value is dropped in here: [`Dropped`] carries them out.
 //!
 //! **A hit shares the store.** [`Store::look`] changes nothing but a mark on the entry, so any number of readers may look
-//! at once. Whoever has the store to himself reads the marks when room is needed: the oldest entry of a list goes, but
-//! one that was used is spared once, as the newest of the list that it was last asked for in. What a look finds expired
-//! it leaves where it is; [`Store::missed`] takes it out.
+//! at once. Whoever has the store to himself reads the marks when room is needed. What a look finds expired it leaves
+//! where it is; [`Store::missed`] takes it out.
 //!
-//! **Who goes when room is needed.** Hot's share is its limit and its guarantee. A new hot copy first puts out the
-//! oldest of the hot ones, until it fits the share; if the whole is still full, then main has grown into the share and
-//! gives it back, oldest first. A new main entry puts out main's oldest, and hot's only once main is empty: only an
-//! entry larger than all that hot leaves to main takes anything from hot.
+//! **Who stays.** An entry has a rank. What comes for the first time is on *probation*, in a queue that has a hundredth of
+//! the room. If it is used there it becomes *protected*; if not it goes, and all that stays is a trace of its hash among
+//! the [`ghosts`]. A key that comes back while its trace is there is protected at once. So keys that are asked for once,
+//! scans among them, pass through and leave the rest alone.
+//!
+//! Who becomes protected needs room among the protected: their queue is gone through from the oldest, and an entry that
+//! was not used since its last turn goes, while one that was gives up a use and goes to the end of the queue. **After
+//! [`PATIENCE`] used ones the newcomer is turned away**, on probation. That keeps a loop that is a little larger than the
+//! cache from washing itself out: all of its keys are used once a round, and those that are there stay. It also bounds
+//! what an insert costs.
+//!
+//! Main and hot have queues of their own, of both ranks, so that either can give room back when only it has too much;
+//! where both might, the entry that has been longer in its place goes first, as if they were one: they compete by their
+//! use. Hot's share is a limit, and not reserved for it.
+//!
+//! The parts are known: the two queues and the ghosts from 2Q (Johnson and Shasha, 1994), uses that are counted by hits
+//! and taken off by a hand from the CLOCK family, the small first queue from S3-FIFO (Yang et al., 2023). The hand that
+//! gives up is ours. `ARCHITECTURE.md` has what was measured.
 //!
 //! A store has no lock, no clock and no dice, and knows nothing of the placement, of loads or of codecs.
 
+mod entry;
+mod ghosts;
+mod key;
 mod order;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use order::Entry;
+use std::hash::BuildHasher;
 
-use order::{Kept, Order, cost};
+pub(crate) use entry::Entry;
 
-use crate::key::{HashedKey, KeyRef};
+use entry::{Kept, cost};
+use ghosts::Ghosts;
+use key::StoreKey;
+use order::Order;
+
+use crate::key::{KeyRef, Seeded};
 use crate::time::Moment;
 
-/// Which list a key belongs in, as the placement says now.
+/// One in so many bytes is for entries on probation.
+const PROBATION: usize = 100;
+/// How many used entries are passed by for one that wants to be protected, and how many are spared for one that comes.
+const PATIENCE: usize = 3;
+/// When an entry took its place is told in 256s of entries: by so many bits less.
+const TURN: u32 = 8;
+
+/// Which side a key belongs to, as the placement says now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// This node owns the key.
@@ -43,24 +71,20 @@ pub(crate) enum Place {
 }
 
 impl Place {
+    const BOTH: &[Self] = &[Self::Main, Self::Hot];
+
     fn other(self) -> Self {
         match self {
             Self::Main => Self::Hot,
             Self::Hot => Self::Main,
         }
     }
+}
 
-    /// What a use of an entry leaves on it.
-    fn mark(self) -> u8 {
-        match self {
-            Self::Main => 1,
-            Self::Hot => 2,
-        }
-    }
-
-    fn of_mark(mark: u8) -> Self {
-        if mark == Self::Hot.mark() { Self::Hot } else { Self::Main }
-    }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rank {
+    Probation,
+    Protected,
 }
 
 /// A fresh entry, as a look finds it.
@@ -80,13 +104,13 @@ pub(crate) struct Found<'a, V> {
 #[must_use = "what it holds is dropped with it: keep it until the store is unlocked"]
 pub(crate) struct Dropped<V> {
     values: Vec<V>,
-    /// Whole lists, from [`Store::clear`].
-    lists: Vec<Order<V>>,
+    /// Whole queues, from [`Store::clear`].
+    queues: Vec<Order<V>>,
 }
 
 impl<V> Default for Dropped<V> {
     fn default() -> Self {
-        Self { values: Vec::new(), lists: Vec::new() }
+        Self { values: Vec::new(), queues: Vec::new() }
     }
 }
 
@@ -101,100 +125,168 @@ pub(crate) struct Usage {
     pub(crate) evictions: u64,
     /// Entries found expired by a get, and taken out.
     pub(crate) expiries: u64,
-    /// Entries not taken in because they cost more than their list may ever hold.
+    /// Entries not taken in because they cost more than their side may ever hold.
     pub(crate) refusals: u64,
+}
+
+/// Main, or hot: its two queues.
+#[derive(Debug)]
+struct Side<V> {
+    probation: Order<V>,
+    protected: Order<V>,
+}
+
+impl<V> Side<V> {
+    fn new(seed: u64) -> Self {
+        Self { probation: Order::new(seed), protected: Order::new(seed) }
+    }
+
+    fn bytes(&self) -> usize {
+        self.probation.bytes() + self.protected.bytes()
+    }
+
+    fn len(&self) -> usize {
+        self.probation.len() + self.protected.len()
+    }
+
+    fn queue(&self, rank: Rank) -> &Order<V> {
+        match rank {
+            Rank::Probation => &self.probation,
+            Rank::Protected => &self.protected,
+        }
+    }
+
+    fn queue_mut(&mut self, rank: Rank) -> &mut Order<V> {
+        match rank {
+            Rank::Probation => &mut self.probation,
+            Rank::Protected => &mut self.protected,
+        }
+    }
+
+    fn find(&self, key: KeyRef<'_>) -> Option<&Kept<V>> {
+        // Most of what is held is protected.
+        self.protected.find(key).or_else(|| self.probation.find(key))
+    }
+
+    /// The entry, and whether it had proven itself.
+    fn take(&mut self, key: KeyRef<'_>) -> Option<(Kept<V>, bool)> {
+        if let Some(kept) = self.protected.take(key) {
+            return Some((kept, true));
+        }
+        let kept = self.probation.take(key)?;
+        let is_used = kept.is_used();
+        Some((kept, is_used))
+    }
 }
 
 /// One shard of the cache.
 #[derive(Debug)]
 pub(crate) struct Store<V> {
-    main: Order<V>,
-    hot: Order<V>,
+    main: Side<V>,
+    hot: Side<V>,
+    ghosts: Ghosts,
     budget: usize,
     hot_budget: usize,
+    seed: Seeded,
+    /// How many entries took a place, going round.
+    places_taken: u32,
     evictions: u64,
     expiries: u64,
     refusals: u64,
 }
 
 impl<V> Store<V> {
+    /// The most that an entry may cost in any store.
+    pub(crate) const LARGEST: usize = u32::MAX as usize;
+
     /// An empty store for `budget` bytes, of which hot copies have at most `hot_budget`; 0 switches them off.
     ///
     /// The `seed` scatters the keys in the tables. It must not be the one by which keys were sorted into shards: all
     /// keys of a shard would agree in bits that are meant to tell them apart.
     pub(crate) fn new(budget: usize, hot_budget: usize, seed: u64) -> Self {
         Self {
-            main: Order::new(seed),
-            hot: Order::new(seed),
+            main: Side::new(seed),
+            hot: Side::new(seed),
+            ghosts: Ghosts::default(),
             budget,
             hot_budget: hot_budget.min(budget),
+            seed: Seeded(seed),
+            places_taken: 0,
             evictions: 0,
             expiries: 0,
             refusals: 0,
         }
     }
 
-    /// Whether a list could hold the entry, if it held nothing else.
+    /// Whether a side could hold the entry, if the store held nothing else.
     pub(crate) fn fits(&self, key: KeyRef<'_>, entry: &Entry<V>, place: Place) -> bool {
         cost(key.bytes, entry) <= self.limit(place)
     }
 
-    /// The fresh entry for `key`, in whichever list; that it was asked for is noted on it.
+    /// The fresh entry for `key`, on whichever side; that it was asked for is noted on it.
     ///
     /// Any number of readers may call this at once: it takes nothing out and moves nothing.
     pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
-        let kept = self.find(key, place, now)?;
-        kept.touch(place.mark());
-        Some(found(kept))
+        let found = self.find(key, place)?;
+        let fresh = fresh(found, now)?;
+        found.note_use(place);
+        Some(fresh)
     }
 
-    /// The fresh entry for `key`, in whichever list. Notes nothing.
+    /// The fresh entry for `key`, on whichever side. Notes nothing.
     pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<Found<'_, V>> {
-        self.find(key, Place::Main, now).map(found)
+        fresh(self.find(key, Place::Main)?, now)
     }
 
-    fn find(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<&Kept<V>> {
-        let kept = self.list(place).find(key).or_else(|| self.list(place.other()).find(key))?;
-        kept.is_fresh(now).then_some(kept)
+    fn find(&self, key: KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
+        self.side(place).find(key).or_else(|| self.side(place.other()).find(key))
     }
 
     /// Tells the store that a key was asked for and a look found nothing. An entry that has expired is taken out.
     pub(crate) fn missed(&mut self, key: KeyRef<'_>, now: Moment, dropped: &mut Dropped<V>) {
-        for place in [Place::Main, Place::Hot] {
-            if self.list(place).find(key).is_some_and(|kept| !kept.is_fresh(now)) {
-                self.expire(key, place, dropped);
-            }
+        if self.find(key, Place::Main).is_some_and(|kept| !kept.is_fresh(now)) {
+            self.expiries += 1;
+            self.remove(key, dropped);
         }
     }
 
-    /// Takes in an entry as the newest of its list, in place of what was held for the key. Says whether it
-    /// did.
+    /// Takes in an entry in place of what was held for the key. Says whether it did.
     ///
-    /// An entry that costs more than its list may ever hold is refused. What was held for the key goes all the same: an
+    /// An entry that costs more than its side may ever hold is refused. What was held for the key goes all the same: an
     /// old value must not outlive the new one.
-    pub(crate) fn insert(&mut self, key: HashedKey, entry: Entry<V>, place: Place, dropped: &mut Dropped<V>) -> bool {
-        self.remove(key.as_ref(), dropped);
-        if cost(&key.key, &entry) > self.limit(place) {
+    pub(crate) fn insert(&mut self, key: KeyRef<'_>, entry: Entry<V>, place: Place, dropped: &mut Dropped<V>) -> bool {
+        self.remove(key, dropped);
+        let cost = cost(key.bytes, &entry);
+        let Some(fitting) = u32::try_from(cost).ok().filter(|_| cost <= self.limit(place)) else {
             self.refusals += 1;
             dropped.values.extend(entry.value);
             return false;
-        }
-        self.put(key, entry, place, dropped);
+        };
+        let rank = self.rank_of(self.trace(key.hash.0), cost, dropped);
+        self.make_room(cost, place, rank, dropped);
+        self.put(StoreKey::new(key.bytes), Kept::new(entry, fitting), place, rank);
         true
     }
 
     /// Takes out what is held for `key`, fresh or not. Says whether there was anything.
+    ///
+    /// That the key had proven itself is remembered: its next value does not begin on probation.
     pub(crate) fn remove(&mut self, key: KeyRef<'_>, dropped: &mut Dropped<V>) -> bool {
-        let Some((_, kept)) = self.main.take(key).or_else(|| self.hot.take(key)) else { return false };
-        dropped.values.extend(kept.entry.value);
+        let Some((kept, is_proven)) = self.main.take(key).or_else(|| self.hot.take(key)) else { return false };
+        if is_proven {
+            self.ghosts.add(self.trace(key.hash.0), self.len());
+        }
+        dropped.values.extend(kept.value);
         true
     }
 
     /// Takes everything out, in the same short time however much it is.
     pub(crate) fn clear(&mut self, dropped: &mut Dropped<V>) {
-        for list in [&mut self.main, &mut self.hot] {
-            if !list.is_empty() {
-                dropped.lists.push(list.take_all());
+        for side in [&mut self.main, &mut self.hot] {
+            for queue in [&mut side.probation, &mut side.protected] {
+                if !queue.is_empty() {
+                    dropped.queues.push(queue.take_all());
+                }
             }
         }
     }
@@ -211,58 +303,122 @@ impl<V> Store<V> {
         }
     }
 
-    /// Makes room and puts the entry in. It must be within the list's limit, and its key in neither list.
-    fn put(&mut self, key: HashedKey, entry: Entry<V>, place: Place, dropped: &mut Dropped<V>) {
-        self.make_room(cost(&key.key, &entry), place, dropped);
-        self.list_mut(place).put(key, entry);
+    /// The rank of a newcomer. While there is room for everybody nobody has to prove anything.
+    fn rank_of(&mut self, trace: u64, cost: usize, dropped: &mut Dropped<V>) -> Rank {
+        let is_known = self.ghosts.take(trace);
+        let is_roomy = self.bytes() + cost <= self.budget && self.protected_bytes() + cost <= self.protected_budget();
+        if is_roomy || is_known && self.make_protected_room(cost, dropped) { Rank::Protected } else { Rank::Probation }
     }
 
-    fn make_room(&mut self, cost: usize, place: Place, dropped: &mut Dropped<V>) {
-        while let Some(place) = self.next_to_go(cost, place) {
-            let Some((key, kept)) = self.list_mut(place).take_oldest() else { return };
-            if let Some(entry) = self.spare(key, kept, place) {
-                self.evictions += 1;
-                dropped.values.extend(entry.value);
+    /// Makes room among the protected, if that takes no more than [`PATIENCE`] allows. Says whether there is.
+    fn make_protected_room(&mut self, cost: usize, dropped: &mut Dropped<V>) -> bool {
+        if cost > self.protected_budget() {
+            return false;
+        }
+        let mut patience = PATIENCE;
+        while self.protected_bytes() > self.protected_budget() - cost {
+            if patience == 0 || !self.turn(Rank::Protected, Place::BOTH, 0, &mut patience, dropped) {
+                return false;
             }
         }
+        true
     }
 
-    /// Puts an entry whose turn it is to go back as the newest, if it was used; otherwise hands it back.
-    ///
-    /// Each sparing uses up a use, so that a call spares no more entries than there were hits since they came.
-    fn spare(&mut self, key: HashedKey, mut kept: Kept<V>, lay: Place) -> Option<Entry<V>> {
-        let Some(place) = kept.take_touch().map(Place::of_mark) else { return Some(kept.entry) };
-        let cost = cost(&key.key, &kept.entry);
-        // What was asked for in the other list moves there if there is room: it is not worth another entry.
-        if place != lay && place == Place::Hot && self.hot.bytes() + cost > self.hot_budget {
-            return Some(kept.entry);
+    /// Makes room for a newcomer of this rank: within the budget, and within hot's share if it is a copy.
+    fn make_room(&mut self, cost: usize, place: Place, rank: Rank, dropped: &mut Dropped<V>) {
+        let reserved = if rank == Rank::Protected { cost } else { 0 };
+        let mut patience = PATIENCE;
+        while self.bytes() > self.budget - cost {
+            self.evict(Place::BOTH, reserved, &mut patience, dropped);
         }
-        self.list_mut(place).put(key, kept.entry);
-        None
-    }
-
-    /// Which list's oldest entry has to go for one of this cost to come, or `None` if there is room for it.
-    fn next_to_go(&self, cost: usize, place: Place) -> Option<Place> {
-        if place == Place::Hot && self.hot.bytes() > self.hot_budget - cost {
-            Some(Place::Hot)
-        } else if self.main.bytes() + self.hot.bytes() <= self.budget - cost {
-            None
-        } else if self.main.is_empty() {
-            Some(Place::Hot)
-        } else {
-            Some(Place::Main)
+        // An entry that moves over may have come to hot just now, so this comes second; it leaves the sum as it is, or less.
+        while place == Place::Hot && self.hot.bytes() > self.hot_budget - cost {
+            self.evict(&[Place::Hot], reserved, &mut patience, dropped);
         }
     }
 
-    /// Takes out an entry that was found expired.
-    fn expire(&mut self, key: KeyRef<'_>, place: Place, dropped: &mut Dropped<V>) {
-        if let Some((_, kept)) = self.list_mut(place).take(key) {
-            self.expiries += 1;
-            dropped.values.extend(kept.entry.value);
-        }
+    /// The oldest entry on probation has its turn, or if there is none the oldest of the protected.
+    fn evict(&mut self, places: &[Place], reserved: usize, patience: &mut usize, dropped: &mut Dropped<V>) {
+        let _ = self.turn(Rank::Probation, places, reserved, patience, dropped)
+            || self.turn(Rank::Protected, places, reserved, patience, dropped);
     }
 
-    /// The most that a list may hold.
+    /// The turn of the oldest entry of a rank: it goes; or, if it was used and there is patience left, it gives up a use
+    /// and takes a new place, where it was last asked for and protected if there is room beside what is reserved. Says
+    /// whether there was such an entry.
+    fn turn(
+        &mut self,
+        rank: Rank,
+        places: &[Place],
+        reserved: usize,
+        patience: &mut usize,
+        dropped: &mut Dropped<V>,
+    ) -> bool {
+        let Some((place, key, mut kept)) = self.take_oldest(rank, places) else { return false };
+        let asked = if *patience > 0 { kept.use_up() } else { None };
+        let Some(place) = asked.and_then(|asked| self.place_of(&kept, place, asked)) else {
+            self.let_go(&key, kept, rank, dropped);
+            return true;
+        };
+        *patience -= 1;
+        let is_protected = rank == Rank::Protected || self.make_protected_room(kept.cost() + reserved, dropped);
+        self.put(key, kept, place, if is_protected { Rank::Protected } else { Rank::Probation });
+        true
+    }
+
+    /// Where an entry goes that lay in one place and was last asked for in another: there, if there is room. It is not
+    /// worth another entry.
+    fn place_of(&self, kept: &Kept<V>, lay: Place, asked: Place) -> Option<Place> {
+        let fits = asked == lay || asked == Place::Main || self.hot.bytes() + kept.cost() <= self.hot_budget;
+        fits.then_some(asked)
+    }
+
+    fn let_go(&mut self, key: &StoreKey, kept: Kept<V>, rank: Rank, dropped: &mut Dropped<V>) {
+        self.evictions += 1;
+        if rank == Rank::Probation {
+            self.ghosts.add(self.trace(key.hash()), self.len());
+        }
+        dropped.values.extend(kept.value);
+    }
+
+    fn put(&mut self, key: StoreKey, mut kept: Kept<V>, place: Place, rank: Rank) {
+        self.places_taken = self.places_taken.wrapping_add(1);
+        #[expect(clippy::cast_possible_truncation, reason = "it goes round")]
+        let turn = (self.places_taken >> TURN) as u16;
+        kept.turn = turn;
+        self.side_mut(place).queue_mut(rank).put(key, kept);
+    }
+
+    fn take_oldest(&mut self, rank: Rank, places: &[Place]) -> Option<(Place, StoreKey, Kept<V>)> {
+        let oldest = |place: Place| self.side(place).queue(rank).oldest().map(|kept| (place, kept));
+        let candidates = places.iter().copied().filter_map(oldest);
+        let (place, _) = candidates.reduce(|a, b| if b.1.took_its_place_before(a.1) { b } else { a })?;
+        let (key, kept) = self.side_mut(place).queue_mut(rank).take_oldest()?;
+        Some((place, key, kept))
+    }
+
+    /// What is left of a key when it has gone. The seed keeps others from choosing keys that share one.
+    fn trace(&self, hash: u64) -> u64 {
+        self.seed.hash_one(hash)
+    }
+
+    fn bytes(&self) -> usize {
+        self.main.bytes() + self.hot.bytes()
+    }
+
+    fn len(&self) -> usize {
+        self.main.len() + self.hot.len()
+    }
+
+    fn protected_bytes(&self) -> usize {
+        self.main.protected.bytes() + self.hot.protected.bytes()
+    }
+
+    fn protected_budget(&self) -> usize {
+        self.budget - self.budget / PROBATION
+    }
+
+    /// The most that a side may hold.
     fn limit(&self, place: Place) -> usize {
         match place {
             Place::Main => self.budget,
@@ -270,14 +426,14 @@ impl<V> Store<V> {
         }
     }
 
-    fn list(&self, place: Place) -> &Order<V> {
+    fn side(&self, place: Place) -> &Side<V> {
         match place {
             Place::Main => &self.main,
             Place::Hot => &self.hot,
         }
     }
 
-    fn list_mut(&mut self, place: Place) -> &mut Order<V> {
+    fn side_mut(&mut self, place: Place) -> &mut Side<V> {
         match place {
             Place::Main => &mut self.main,
             Place::Hot => &mut self.hot,
@@ -285,7 +441,7 @@ impl<V> Store<V> {
     }
 }
 
-fn found<V>(kept: &Kept<V>) -> Found<'_, V> {
-    let Entry { value, born, expires, .. } = &kept.entry;
-    Found { value: value.as_ref(), born: *born, expires: *expires }
+fn fresh<V>(kept: &Kept<V>, now: Moment) -> Option<Found<'_, V>> {
+    let found = Found { value: kept.value.as_ref(), born: kept.born(), expires: kept.expires() };
+    (now < found.expires).then_some(found)
 }
