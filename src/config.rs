@@ -28,7 +28,7 @@ impl Default for GroupConfig {
     fn default() -> Self {
         Self {
             capacity: 64 << 20,
-            hot_share: 0.125,
+            hot_share: 0.25,
             time_to_live: None,
             not_found_time_to_live: Duration::from_secs(5),
             jitter: 0.1,

@@ -139,8 +139,10 @@ impl<C, L> GroupBuilder<C, L> {
         self
     }
 
-    /// The part of the capacity that copies of other nodes' keys may take, from 0.0 (nothing that was fetched is kept)
-    /// to 1.0. Default: 0.125.
+    /// The most of the capacity that copies of other nodes' keys may take, from 0.0 (nothing that was fetched is kept)
+    /// to 1.0. Default: 0.25. It is a limit and no reserve: within it copies stay by their use, beside the entries that
+    /// this node owns. Give less where loads are dear and the network is not: a copy saves a trip, and what has to make
+    /// room for it may have saved a load.
     pub fn hot_share(mut self, share: f64) -> Self {
         self.config.hot_share = share;
         self
