@@ -13,6 +13,7 @@ pub mod load;
 pub mod numbers;
 pub mod options;
 pub mod pinned;
+pub mod ratios;
 pub mod remote;
 pub mod report;
 pub mod servers;
