@@ -354,14 +354,19 @@ impl<V> Store<V> {
         patience: &mut usize,
         dropped: &mut Dropped<V>,
     ) -> bool {
-        let Some((place, key, mut kept)) = self.take_oldest(rank, places) else { return false };
+        let Some(place) = self.side_of_oldest(rank, places) else { return false };
+        let oldest = self.side(place).queue(rank).oldest();
+        let rises = oldest.filter(|kept| rank == Rank::Probation && *patience > 0 && kept.is_used()).map(Kept::cost);
+        // While the entry still lies where it does: those that move over to hot must not take the room that it has there.
+        let is_protected =
+            rises.map_or(rank == Rank::Protected, |cost| self.make_protected_room(cost + reserved, dropped));
+        let Some((key, mut kept)) = self.side_mut(place).queue_mut(rank).take_oldest() else { return false };
         let asked = if *patience > 0 { kept.use_up() } else { None };
         let Some(place) = asked.and_then(|asked| self.place_of(&kept, place, asked)) else {
             self.let_go(&key, kept, rank, dropped);
             return true;
         };
         *patience -= 1;
-        let is_protected = rank == Rank::Protected || self.make_protected_room(kept.cost() + reserved, dropped);
         self.put(key, kept, place, if is_protected { Rank::Protected } else { Rank::Probation });
         true
     }
@@ -389,12 +394,12 @@ impl<V> Store<V> {
         self.side_mut(place).queue_mut(rank).put(key, kept);
     }
 
-    fn take_oldest(&mut self, rank: Rank, places: &[Place]) -> Option<(Place, StoreKey, Kept<V>)> {
+    /// The side whose oldest entry of the rank has been longest in its place.
+    fn side_of_oldest(&self, rank: Rank, places: &[Place]) -> Option<Place> {
         let oldest = |place: Place| self.side(place).queue(rank).oldest().map(|kept| (place, kept));
         let candidates = places.iter().copied().filter_map(oldest);
-        let (place, _) = candidates.reduce(|a, b| if b.1.took_its_place_before(a.1) { b } else { a })?;
-        let (key, kept) = self.side_mut(place).queue_mut(rank).take_oldest()?;
-        Some((place, key, kept))
+        let oldest = candidates.reduce(|a, b| if b.1.took_its_place_before(a.1) { b } else { a });
+        oldest.map(|(place, _)| place)
     }
 
     /// What is left of a key when it has gone. The seed keeps others from choosing keys that share one.

@@ -227,8 +227,7 @@ fn of_both_sides_the_entry_that_has_been_longer_in_its_place_goes_first() {
                 assert!(example.insert(&format!("{name}-{number}"), entry(0, 100), place));
             }
         }
-        let oldest = example.store.take_oldest(Rank::Protected, Place::BOTH);
-        assert_eq!(oldest.map(|(place, ..)| place), Some(first));
+        assert_eq!(example.store.side_of_oldest(Rank::Protected, Place::BOTH), Some(first));
         example.store.clear(&mut example.dropped);
     }
 }
@@ -402,7 +401,7 @@ fn key_bytes(key: u8) -> Vec<u8> {
 }
 
 /// What the model holds for a key. The value is named by its number.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Held {
     key: u8,
     value: Option<u32>,
@@ -473,15 +472,17 @@ impl Model {
 
     fn turn(&mut self, rank: Rank, among: Among, reserved: usize, patience: &mut usize) -> bool {
         let Some(at) = self.next(rank, among) else { return false };
-        let mut held = self.held.remove(at);
+        let Held { key, cost, uses, .. } = self.held[at];
+        let mut becomes = rank;
+        if rank == Rank::Probation && *patience > 0 && uses > 0 && self.make_protected_room(cost + reserved) {
+            becomes = Rank::Protected;
+        }
+        let mut held = self.held.remove(self.find(key).expect("only protected entries went"));
         let moves = held.asked != held.place && held.asked == Place::Hot;
         let has_place = !moves || self.bytes(|held| held.place == Place::Hot) + held.cost <= self.hot_budget;
         if *patience > 0 && held.uses > 0 && has_place {
             *patience -= 1;
-            (held.uses, held.place) = (held.uses - 1, held.asked);
-            if rank == Rank::Probation && self.make_protected_room(held.cost + reserved) {
-                held.rank = Rank::Protected;
-            }
+            (held.uses, held.place, held.rank) = (held.uses - 1, held.asked, becomes);
             self.put(held);
         } else {
             self.evictions += 1;
@@ -522,7 +523,7 @@ impl Model {
         }
         let held = &mut self.held[at];
         (held.uses, held.asked) = (MOST_USES.min(held.uses + 1), place);
-        Some(held.clone())
+        Some(*held)
     }
 
     fn insert(&mut self, held: Held) -> bool {
@@ -607,7 +608,7 @@ impl Pair {
                 prop_assert_eq!(got, held.map(|held| (held.value, held.expires)));
             }
             Step::Insert { key, found, weight, life, place } => {
-                self.insert(key, found, weight, life, place, dropped)?
+                self.insert(key, found, weight, life, place, dropped)?;
             }
             Step::Remove(key) => {
                 let removed = self.store.remove(KeyRef::new(&key_bytes(key)), dropped);
