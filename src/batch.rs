@@ -19,6 +19,10 @@ use bytes::{Bytes, BytesMut};
 /// the cost of each frame (wake-ups, system calls), which is what frames are there to share.
 pub(crate) const FRAME_BYTES: usize = 256 << 10;
 
+/// How many messages a frame takes, if they are small. The two sides then work at the same time, on frames that follow
+/// each other, rather than by turns on all that is under way.
+const FRAME_MESSAGES: usize = 64;
+
 /// A value of more bytes than this travels in slices, of this size.
 pub(crate) const SLICE_BYTES: usize = 64 << 10;
 
@@ -155,7 +159,7 @@ impl<T> Batch<T> {
         let room = FRAME_BYTES - if self.may_slice() { SLICE_BYTES } else { 0 };
         let mut taken = 0;
         while let Some((_, bytes)) = self.usual.front() {
-            if taken > 0 && taken + bytes > room {
+            if taken > 0 && taken + bytes > room || frame.len() >= FRAME_MESSAGES {
                 break;
             }
             let Some((message, bytes)) = self.usual.pop_front() else { break };

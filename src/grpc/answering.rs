@@ -10,6 +10,7 @@
 //!   loads.
 
 use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -53,6 +54,8 @@ pub(super) struct Answers {
     /// Of the questions that wait, how to give each up.
     aborts: HashMap<u64, AbortHandle>,
     batch: Batch<AnswerItem>,
+    /// Whether the last poll cut a frame.
+    has_cut: bool,
     inserts: Assembly<proto::Call>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
 }
@@ -90,6 +93,7 @@ impl Answers {
             waiting: FuturesUnordered::new(),
             aborts: HashMap::new(),
             batch: Batch::default(),
+            has_cut: false,
             inserts: Assembly::default(),
         }
     }
@@ -291,8 +295,16 @@ impl Stream for Answers {
         if let Err(refusal) = self.progress(cx) {
             return Poll::Ready(Some(Err(status_of(&refusal))));
         }
+        // The frame before leaves while the next is made.
+        if mem::replace(&mut self.has_cut, false) && self.batch.is_ready() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         match self.batch.cut() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            Some(frame) => {
+                self.has_cut = true;
+                Poll::Ready(Some(Ok(frame)))
+            }
             None if self.is_over() => Poll::Ready(None),
             None => Poll::Pending,
         }

@@ -23,7 +23,7 @@ use tonic::codec::Streaming;
 
 use super::stream::Signs;
 use super::unary::Unary;
-use crate::batch::{Assembly, Batch, FRAME_BYTES, Part, SLICE_BYTES};
+use crate::batch::{Assembly, Batch, Part, SLICE_BYTES};
 use crate::clock;
 use crate::message::{Ask, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::transport::{Asker, CallError, Connection, Question, Unreachable};
@@ -314,9 +314,9 @@ impl Stream for Frames {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.0.state();
         if state.batch.is_ready() {
-            // The runtime goes round once before a frame is cut, unless it is full: tasks that are about to ask as well
-            // then share it.
-            if !state.turned && state.batch.usual_bytes() < FRAME_BYTES {
+            // The runtime goes round once before a frame is cut: tasks that are about to ask as well then share it, and the
+            // frame before it leaves.
+            if !state.turned {
                 state.turned = true;
                 drop(state);
                 cx.waker().wake_by_ref();
