@@ -302,7 +302,11 @@ mod tests {
     }
 
     fn value(len: usize) -> Bytes {
-        (0..len).map(|at| (at % 251) as u8).collect()
+        (0..=250).cycle().take(len).collect()
+    }
+
+    fn index(id: u64) -> usize {
+        usize::try_from(id).unwrap()
     }
 
     #[test]
@@ -389,20 +393,20 @@ mod tests {
                 let Some(frame) = batch.cut() else { return false };
                 for part in frame {
                     match part {
-                        Part::Message(id) if pushes[id as usize].0 == 2 => {
-                            assembly.begin(id, id, pushes[id as usize].1.max(1)).unwrap();
+                        Part::Message(id) if pushes[index(id)].0 == 2 => {
+                            assembly.begin(id, id, pushes[index(id)].1.max(1)).unwrap();
                         }
                         Part::Message(id) => arrived.push(id),
                         Part::Slice(slice) => {
                             if let Some((id, head, bytes)) = assembly.add(&slice).unwrap() {
-                                assert_eq!((id, bytes), (head, value(pushes[id as usize].1.max(1))));
+                                assert_eq!((id, bytes), (head, value(pushes[index(id)].1.max(1))));
                                 whole.push(id);
                             }
                         }
                     }
                 }
                 if let Some(credit) = assembly.credit() {
-                    batch.credit(credit as usize);
+                    batch.credit(index(credit));
                 }
                 true
             };

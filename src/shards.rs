@@ -228,7 +228,9 @@ impl<V: Value> Shards<V> {
                 shard.loads.joinable().chain(shard.fetches.joinable()).cloned().collect()
             };
             any |= !flights.is_empty();
-            flights.iter().for_each(|flight| flight.wake_all());
+            for flight in flights {
+                flight.wake_all();
+            }
         }
         any
     }
@@ -493,7 +495,7 @@ mod tests {
                 }
                 Step::Abandon(pick) => {
                     drop(self.pick(pick, |_| true));
-                    self.parked.retain(|flight| Wait::new(Arc::clone(&flight)).landing().now_or_never().is_none());
+                    self.parked.retain(|flight| Wait::new(Arc::clone(flight)).landing().now_or_never().is_none());
                 }
                 Step::Insert(number) => {
                     self.versions[number] += 1;
@@ -590,7 +592,7 @@ mod tests {
             }
             let led = |flight: &Arc<Flight<u64>>| self.led.iter().any(|led| Arc::ptr_eq(led.lead.flight(), flight));
             for Waiter { flight, key, since } in &self.waiters {
-                let landing = Wait::new(Arc::clone(&flight)).landing().now_or_never();
+                let landing = Wait::new(Arc::clone(flight)).landing().now_or_never();
                 let is_ahead = led(flight) || self.parked.iter().any(|parked| Arc::ptr_eq(parked, flight));
                 prop_assert_eq!(landing.is_none(), is_ahead, "a waiter of {} is stranded, or was told too soon", key);
                 if let Some(Ok(landed)) = landing {

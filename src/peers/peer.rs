@@ -385,9 +385,8 @@ impl Peer {
         let mut line = self.line();
         let altered = alter(&mut line);
         let connection = line.connection.clone().filter(|_| line.health.usable());
-        let known = self.live.load();
-        let is_same = match (&*known, &connection) {
-            (Some(live), Some(connection)) => Arc::ptr_eq(&live.0, connection),
+        let is_same = match (&*self.live.load(), &connection) {
+            (Some(known), Some(connection)) => Arc::ptr_eq(&known.0, connection),
             (None, None) => true,
             _ => false,
         };

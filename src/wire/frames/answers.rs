@@ -95,24 +95,24 @@ fn put_response(response: &Response, buf: &mut impl BufMut) {
 }
 
 /// A response with a value, the value last: all that is before it is small, and is written at once.
-fn put_value(response: &Response, copy: &Copy, held: Duration, buf: &mut impl BufMut) {
-    let (age, held, left) = (micros(copy.age), micros(held), copy.left.map(micros));
+fn put_value(response: &Response, copy: &Copy, time_held: Duration, buf: &mut impl BufMut) {
+    let (age, held_us, left) = (micros(copy.age), micros(time_held), copy.left.map(micros));
     let len = copy.value.len();
     let value = number_len(age)
         + left.map_or(0, |left| 1 + varint_len(left))
         + number_len(copy.loaded.into())
         + nested_len(len);
-    let answer = number_len(held) + nested_len(value);
+    let answer = number_len(held_us) + nested_len(value);
     let whole = number_len(response.id) + number_len(response.sliced) + nested_len(answer);
-    let mut head = Head::new();
-    head.nested(2, whole).number(1, response.id).number(7, response.sliced);
-    head.nested(2, answer).number(4, held);
-    head.nested(1, value).number(2, age);
+    let mut small = Head::new();
+    small.nested(2, whole).number(1, response.id).number(7, response.sliced);
+    small.nested(2, answer).number(4, held_us);
+    small.nested(1, value).number(2, age);
     if let Some(left) = left {
-        head.some_number(3, left);
+        small.some_number(3, left);
     }
-    head.number(4, copy.loaded.into()).nested(1, len);
-    head.put(buf);
+    small.number(4, copy.loaded.into()).nested(1, len);
+    small.put(buf);
     buf.put_slice(&copy.value);
 }
 

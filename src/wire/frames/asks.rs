@@ -187,8 +187,7 @@ fn gets_in(frame: &Bytes, range: Range<usize>) -> Result<Gets, Refusal> {
     while let Some(field) = fields.next()? {
         match field.number {
             1 => group = field.bytes()?,
-            // As every reader of protobuf does, of a number that is too large its lower half is taken.
-            2 => schema = (field.value()? & u64::from(u32::MAX)) as u32,
+            2 => schema = u32::try_from(field.value()?).map_err(|_| Broken)?,
             3 => nested = field.value()? != 0,
             4 => questions.push(question_in(frame, field.bytes()?)?),
             _ => {}

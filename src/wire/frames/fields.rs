@@ -50,10 +50,10 @@ impl Head {
 
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.byte((value & 0x7f) as u8 | 0x80);
+            self.byte(value.to_le_bytes()[0] | 0x80);
             value >>= 7;
         }
-        self.byte(value as u8);
+        self.byte(value.to_le_bytes()[0]);
     }
 
     /// A field with a number, unless it is zero.
@@ -95,8 +95,10 @@ impl From<Broken> for Refusal {
 pub(super) struct Field {
     pub(super) number: u64,
     is_bytes: bool,
-    /// The number that is in it; or where in the frame its bytes begin.
+    /// The number that is in it.
     value: u64,
+    /// Where in the frame its bytes are.
+    start: usize,
     end: usize,
 }
 
@@ -111,7 +113,7 @@ impl Field {
 
     /// Where in the frame its bytes are.
     pub(super) fn bytes(self) -> Result<Range<usize>, Broken> {
-        if self.is_bytes { Ok(self.value as usize..self.end) } else { Err(Broken) }
+        if self.is_bytes { Ok(self.start..self.end) } else { Err(Broken) }
     }
 }
 
@@ -138,12 +140,12 @@ impl<'a> Fields<'a> {
         let tag = self.varint()?;
         let number = tag >> 3;
         let field = match tag & 7 {
-            0 => Field { number, is_bytes: false, value: self.varint()?, end: 0 },
+            0 => Field { number, is_bytes: false, value: self.varint()?, start: 0, end: 0 },
             2 => {
                 let len = self.varint()?;
                 let start = self.at;
                 self.advance(len)?;
-                Field { number, is_bytes: true, value: start as u64, end: self.at }
+                Field { number, is_bytes: true, value: 0, start, end: self.at }
             }
             // Kinds of field that no message here has.
             kind => {
@@ -152,7 +154,7 @@ impl<'a> Fields<'a> {
                     5 => 4,
                     _ => return Err(Broken),
                 })?;
-                Field { number: u64::MAX, is_bytes: false, value: 0, end: 0 }
+                Field { number: u64::MAX, is_bytes: false, value: 0, start: 0, end: 0 }
             }
         };
         Ok(Some(field))
@@ -160,10 +162,11 @@ impl<'a> Fields<'a> {
 
     #[inline]
     fn advance(&mut self, len: u64) -> Result<(), Broken> {
-        if len > (self.end - self.at) as u64 {
+        let len = usize::try_from(len).map_err(|_| Broken)?;
+        if len > self.end - self.at {
             return Err(Broken);
         }
-        self.at += len as usize;
+        self.at += len;
         Ok(())
     }
 
