@@ -357,7 +357,7 @@ mod tests {
         batch.push_large(0, 1, value(10 * SLICE_BYTES));
         for _ in 0..10 {
             for message in 0..1000 {
-                batch.push(message, 1000);
+                batch.push(message, 10_000);
             }
             assert_eq!(sliced(&batch.cut().unwrap()), SLICE_BYTES);
             batch.credit(SLICE_BYTES);

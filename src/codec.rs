@@ -64,6 +64,12 @@ pub trait Codec<V>: Send + Sync + 'static {
     fn weight(&self, _value: &V, encoded_len: usize) -> usize {
         encoded_len.saturating_add(size_of::<V>())
     }
+
+    /// Whether the bytes of values that peers ask for again and again are worth keeping, in an eighth of the group's
+    /// capacity. Not if [`encode`](Self::encode) hands out a reference, as that of [`Bytes`] does.
+    fn keeps_encoded(&self) -> bool {
+        true
+    }
 }
 
 /// What a `Bytes` keeps besides its bytes once it is shared: a pointer, a capacity and a count.
@@ -89,6 +95,10 @@ impl Codec<Bytes> for Raw {
     fn weight(&self, value: &Bytes, _encoded_len: usize) -> usize {
         // With the block of counts that the first clone of a `Bytes` makes, and a hit clones.
         value.len().saturating_add(size_of::<Bytes>() + SHARED_BYTES)
+    }
+
+    fn keeps_encoded(&self) -> bool {
+        false
     }
 }
 
@@ -216,6 +226,10 @@ impl<T: Send + Sync + 'static, C: Codec<T>> Codec<Arc<T>> for Shared<C> {
         // The pointer, the two counts beside the value, and the value as the codec inside weighs it.
         let counts = 2 * size_of::<usize>();
         self.0.weight(value, encoded_len).saturating_add(size_of::<Arc<T>>() + counts)
+    }
+
+    fn keeps_encoded(&self) -> bool {
+        self.0.keeps_encoded()
     }
 }
 

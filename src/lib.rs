@@ -71,6 +71,7 @@ mod calls;
 mod clock;
 mod codec;
 mod config;
+mod encoded;
 mod entry;
 mod error;
 mod flight;

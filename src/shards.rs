@@ -12,6 +12,9 @@
 use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use bytes::Bytes;
+
+use crate::encoded::Encoded;
 use crate::entry::{Source, Value};
 use crate::error::{Error, LoadError};
 use crate::flight::{Flight, Flights, Join, Landed, Landing};
@@ -47,6 +50,10 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 struct Shard<V> {
     store: Store<V>,
+    /// For what peers ask, if values are worth it.
+    encoded: Option<Encoded>,
+    /// How often what the store has of a key was changed.
+    changes: u64,
     loads: Flights<V, Seeded>,
     fetches: Flights<V, Seeded>,
 }
@@ -72,6 +79,21 @@ impl<V: Value> Shard<V> {
         self.loads.void(key);
         self.fetches.void(key);
     }
+
+    /// The store is about to have another value of a key, or none: what was encoded is not its value any more.
+    fn change(&mut self, key: KeyRef<'_>) {
+        self.changes += 1;
+        if let Some(encoded) = &mut self.encoded {
+            encoded.forget(key);
+        }
+    }
+}
+
+/// What a look for a peer found: the value, its bytes if they are kept, and the state of the shard that both belong to.
+pub(crate) struct Asked<V> {
+    pub(crate) hit: Hit<V>,
+    pub(crate) encoded: Option<Bytes>,
+    changes: u64,
 }
 
 /// What a look into the cache found: as small as it can be, since a hit is mostly what is moved about.
@@ -135,18 +157,22 @@ pub(crate) struct Shards<V> {
 impl<V: Value> Shards<V> {
     /// Shards for `capacity` bytes, of which hot entries may take `hot_share`. `random` gives the seeds of this
     /// process.
-    pub(crate) fn new(capacity: usize, hot_share: f64, random: impl Fn() -> u64) -> Self {
+    ///
+    /// `encoded_share` is the part of the capacity that keeps encoded values for peers; 0 if they are not worth it.
+    pub(crate) fn new(capacity: usize, hot_share: f64, encoded_share: f64, random: impl Fn() -> u64) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let few = (capacity / SMALLEST_OF_FEW).clamp(1, FEW_SHARDS);
         let affordable = (capacity / SMALLEST_SHARD).max(few);
         // The largest power of two that is affordable, so that a shard is picked by a mask.
         let count = (cores * SHARDS_PER_CORE).next_power_of_two().min(1 << affordable.ilog2());
-        let budget = capacity / count;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a `usize`")]
-        let hot_budget = (budget as f64 * hot_share) as usize;
+        let encoded_budget = part(capacity / count, encoded_share);
+        let budget = capacity / count - encoded_budget;
+        let hot_budget = part(budget, hot_share);
         let shard = || {
             RwLock::new(Shard {
                 store: Store::new(budget, hot_budget, random()),
+                encoded: (encoded_budget > 0).then(|| Encoded::new(encoded_budget, random())),
+                changes: 0,
                 loads: Flights::new(LOADS_OF_A_KEY, Seeded(random())),
                 fetches: Flights::new(FETCHES_OF_A_KEY, Seeded(random())),
             })
@@ -163,6 +189,25 @@ impl<V: Value> Shards<V> {
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
         self.shared(key).look(key, place, is_fresh)
+    }
+
+    /// The same for a peer, which wants the value's bytes.
+    pub(crate) fn look_encoded(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Asked<V>> {
+        let shard = self.shared(key);
+        let hit = shard.look(key, place, |expires| now < expires)?;
+        let encoded = shard.encoded.as_ref().and_then(|encoded| encoded.get(key));
+        Some(Asked { hit, encoded, changes: shard.changes })
+    }
+
+    /// The value of this look was encoded. Kept only if nothing has changed since: the bytes are those of the value that
+    /// is there.
+    pub(crate) fn note_encoded(&self, key: KeyRef<'_>, asked: &Asked<V>, bytes: &Bytes) {
+        let mut shard = self.exclusive(key);
+        if shard.changes == asked.changes
+            && let Some(encoded) = &mut shard.encoded
+        {
+            encoded.note(key, bytes);
+        }
     }
 
     /// The entry of a key, touching nothing.
@@ -197,6 +242,7 @@ impl<V: Value> Shards<V> {
         let mut dropped = Dropped::default();
         let mut shard = self.exclusive(key.as_ref());
         shard.void(key.as_ref());
+        shard.change(key.as_ref());
         shard.store.insert(key.as_ref(), entry, place, &mut dropped)
     }
 
@@ -205,6 +251,7 @@ impl<V: Value> Shards<V> {
         let mut dropped = Dropped::default();
         let mut shard = self.exclusive(key);
         shard.void(key);
+        shard.change(key);
         shard.store.remove(key, &mut dropped);
     }
 
@@ -215,6 +262,10 @@ impl<V: Value> Shards<V> {
             let mut shard = write(shard);
             shard.loads.void_all();
             shard.fetches.void_all();
+            shard.changes += 1;
+            if let Some(encoded) = &mut shard.encoded {
+                encoded.clear();
+            }
             shard.store.clear(&mut dropped);
         }
     }
@@ -252,6 +303,7 @@ impl<V: Value> Shards<V> {
             sum.main_bytes += usage.main_bytes;
             sum.hot_entries += usage.hot_entries;
             sum.hot_bytes += usage.hot_bytes;
+            sum.encoded_bytes += shard.encoded.as_ref().map_or(0, Encoded::bytes) as u64;
             sum.evictions += usage.evictions;
             sum.expiries += usage.expiries;
             sum.refusals += usage.refusals;
@@ -277,6 +329,11 @@ impl<V> Shards<V> {
     fn exclusive(&self, key: KeyRef<'_>) -> RwLockWriteGuard<'_, Shard<V>> {
         write(self.shard(key))
     }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a `usize`")]
+fn part(whole: usize, share: f64) -> usize {
+    (whole as f64 * share) as usize
 }
 
 /// A panic under the lock can only come from the user's `V::clone`, and leaves the shard whole.
@@ -366,6 +423,7 @@ impl<V: Value> Lead<V> {
             let kept = if ended.voided { None } else { kept.take() };
             if let Some((entry, place)) = kept {
                 let place = self.place_of(&shard.store, &entry, place);
+                shard.change(key.as_ref());
                 shard.store.insert(key.as_ref(), entry, place, &mut dropped);
             }
             ended
@@ -469,7 +527,7 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            let shards = Arc::new(Shards::new(1 << 20, 0.5, || 7));
+            let shards = Arc::new(Shards::new(1 << 20, 0.5, 0.0, || 7));
             Self { shards, versions: [0; KEYS], led: Vec::new(), parked: Vec::new(), waiters: Vec::new() }
         }
 

@@ -253,6 +253,8 @@ pub struct CacheUsage {
     pub hot_entries: u64,
     /// Bytes in the hot cache.
     pub hot_bytes: u64,
+    /// Bytes of encoded values that are kept for peers that ask again.
+    pub encoded_bytes: u64,
     /// Entries that had to go because room was needed.
     pub evictions: u64,
     /// Entries that had outlived their time.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// The rooms of each floor, from the ground up. A room is a file of `src/`, or a folder.
 const FLOORS: [&[&str]; 6] = [
     &["codec", "config", "entry", "error", "key", "member", "message", "stats", "time"],
-    &["batch", "membership", "placement", "queue", "removals", "route", "store"],
+    &["batch", "encoded", "membership", "placement", "queue", "removals", "route", "store"],
     &["clock", "flight", "hits", "loader", "shards", "tasks", "transport"],
     &["calls", "grpc", "memory", "peers", "wire"],
     &["group"],

@@ -456,7 +456,9 @@ fn a_value_that_asks_its_group_when_a_removal_has_voided_it_waits_for_nobody() {
             let (times, alive) = outcome.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|error| {
                 panic!("node {asker}, {when:?}: it waits for itself, or has failed: {error}");
             });
-            assert!(times >= 100, "node {asker}, {when:?}: {times}");
+            // The last to wait for a flight takes its value: of the fetched, those that might be kept are cloned.
+            let least = if asker == 1 && matches!(when, When::Cloned) { 1 } else { 100 };
+            assert!(times >= least, "node {asker}, {when:?}: {times}");
             assert_eq!(alive, 0, "node {asker}, {when:?}: all values are dropped");
         }
     }

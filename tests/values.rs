@@ -789,3 +789,57 @@ async fn hot_copies_are_switched_off_by_a_share_of_nothing() {
     let stats = cluster.groups[1].stats();
     assert_eq!((stats.gets.fetched, stats.cache.hot_entries, stats.cache.hot_bytes), (200, 0, 0));
 }
+
+/// Counts how often it encodes.
+struct Counted(Arc<AtomicUsize>);
+
+impl Codec<String> for Counted {
+    fn encode(&self, value: &String) -> Result<Bytes, CodecError> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(Bytes::from(value.clone()))
+    }
+
+    fn decode(&self, bytes: Bytes) -> Result<String, CodecError> {
+        String::from_utf8(bytes.into()).map_err(CodecError::new)
+    }
+
+    fn encoded_len(&self, value: &String) -> Result<usize, CodecError> {
+        Ok(value.len())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_peers_ask_for_again_and_again_is_encoded_twice_and_again_when_it_changes() {
+    let (encodes, version) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let cluster = Cluster::start(2, |_, node| {
+        let version = Arc::clone(&version);
+        let loader = move |key: Key| {
+            let version = version.load(Ordering::SeqCst);
+            async move { Ok::<_, BoxError>(format!("{key} at {version}")) }
+        };
+        node.group("g").codec(Counted(Arc::clone(&encodes))).hot_share(0.0).loader(loader).build().unwrap()
+    })
+    .await;
+    let key = (0..).map(|n| format!("k{n}")).find(|key| cluster.owner_of(key.as_bytes()) == 1).unwrap();
+    let (asker, owner) = (&cluster.groups[0], &cluster.groups[1]);
+    for change in 0..3 {
+        version.store(change, Ordering::SeqCst);
+        match change {
+            0 => {}
+            1 => drop(asker.remove(&key).await.unwrap().everywhere().unwrap()),
+            _ => drop(owner.insert(&key, format!("{key} at {change}")).await.unwrap().everywhere().unwrap()),
+        }
+        // Loaded, or there; what an insert encodes for itself does not count.
+        owner.get(&key).await.unwrap();
+        encodes.store(0, Ordering::SeqCst);
+        for _ in 0..10 {
+            assert_eq!(asker.get(&key).await.unwrap(), format!("{key} at {change}"));
+        }
+        assert_eq!(encodes.load(Ordering::SeqCst), 2, "change {change}");
+        let cache = owner.stats().cache;
+        assert!(cache.encoded_bytes > 0 && asker.stats().cache.encoded_bytes == 0, "{cache:?}");
+    }
+    owner.clear().await.unwrap().everywhere().unwrap();
+    assert_eq!(owner.stats().cache.encoded_bytes, 0);
+    cluster.end().await;
+}

@@ -25,6 +25,9 @@ use crate::time::Moment;
 use super::context::Context;
 use super::line::Line;
 
+/// The part of a group's capacity that keeps the bytes of values that peers ask for again and again.
+const ENCODED_SHARE: f64 = 0.125;
+
 /// What all handles of one group share. It is the node's; handles come and go.
 pub(crate) struct Inner<V: Value> {
     pub(super) name: Arc<str>,
@@ -35,6 +38,8 @@ pub(crate) struct Inner<V: Value> {
     codec: Box<dyn Codec<V>>,
     pub(super) loader: Box<dyn Load<V>>,
     pub(super) shards: Arc<Shards<V>>,
+    /// Whether the shards keep encoded values for peers.
+    pub(super) keeps_encoded: bool,
     pub(super) line: Mutex<Line<V>>,
     /// Whether there is a task that minds the waits of callers.
     pub(super) minded: AtomicBool,
@@ -63,7 +68,10 @@ impl<V: Value> Inner<V> {
             waiting: config.max_queued_loads,
             wait: config.load_queue_timeout,
         };
-        let shards = Arc::new(Shards::new(config.capacity, config.hot_share, clock::random));
+        // A node without a port has no peers that ask.
+        let is_asked = context.peers.has_transport() && codec.keeps_encoded();
+        let encoded_share = if is_asked { ENCODED_SHARE } else { 0.0 };
+        let shards = Arc::new(Shards::new(config.capacity, config.hot_share, encoded_share, clock::random));
         Self {
             name,
             id: clock::random(),
@@ -72,6 +80,7 @@ impl<V: Value> Inner<V> {
             codec,
             loader,
             shards,
+            keeps_encoded: is_asked,
             line: Mutex::new(Line::new(limits)),
             minded: AtomicBool::new(false),
             hits: Hits::new(),

@@ -15,6 +15,7 @@ use crate::flight::{Landed, Landing};
 use crate::key::{HashedKey, Key, KeyRef};
 use crate::loader::{Inside, Loaded};
 use crate::message::{Answer, Copy, Outcome, Refusal, RefusalKind, Scope};
+use crate::shards::Asked;
 use crate::stats::{GroupStats, Tally};
 use crate::time::Moment;
 use crate::transport::{Served, Wanted};
@@ -59,12 +60,12 @@ impl<V: Value> Inner<V> {
                 break;
             }
             let key = KeyRef::new(key);
-            match self.shards.look(key, view.place(key.hash), |expires| received < expires) {
-                Some(found) => {
+            match self.shards.look_encoded(key, view.place(key.hash), received) {
+                Some(asked) => {
                     // The clock is not read anew for each: what looking at those before it takes counts as the way.
-                    let answer = self.answer(Ok(found.into()), Tally::new(&self.served), received, received);
-                    bytes += answer.as_ref().map_or(0, len_of);
-                    served.push(Served::Now(answer));
+                    let answer = self.answer_asked(key, asked, received);
+                    bytes += len_of(&answer);
+                    served.push(Served::Now(Ok(answer)));
                 }
                 None => {
                     missing.push((served.len(), key.to_owned(), *time_limit));
@@ -95,6 +96,32 @@ impl<V: Value> Inner<V> {
             let limit = if limit.is_zero() { self.config.timeout } else { limit };
             served[at] = Served::Later(Arc::clone(self).serve_later(key, boarded, limit, received).boxed());
         }
+    }
+
+    /// The answer from the cache: the bytes that are kept, or else the value, encoded.
+    fn answer_asked(&self, key: KeyRef<'_>, asked: Asked<V>, now: Moment) -> Answer {
+        let tally = Tally::new(&self.served);
+        let encoded = match (&asked.hit.value, &asked.encoded) {
+            (Some(_), Some(kept)) => Ok(Some(kept.clone())),
+            (Some(value), None) => self.encode(value).map(Some).inspect(|bytes| {
+                if let Some(bytes) = bytes.as_ref().filter(|_| self.keeps_encoded) {
+                    self.shards.note_encoded(key, &asked, bytes);
+                }
+            }),
+            (None, _) => Ok(None),
+        };
+        let landed = Landed::from(asked.hit);
+        let outcome = match encoded {
+            Ok(encoded) => {
+                tally.answered(&landed.source, encoded.is_some());
+                encoded.map_or(Outcome::NotFound, |value| Outcome::Value(copy_of(&landed, value, now)))
+            }
+            Err(error) => {
+                tally.failed(&error);
+                Outcome::Failed(error)
+            }
+        };
+        Answer { outcome, held: Duration::ZERO }
     }
 
     async fn serve_later(
@@ -136,12 +163,7 @@ impl<V: Value> Inner<V> {
 
     fn to_outcome(&self, landed: &Landed<V>, now: Moment) -> Result<Outcome, Error> {
         let Some(value) = &landed.value else { return Ok(Outcome::NotFound) };
-        Ok(Outcome::Value(Copy {
-            value: self.encode(value)?,
-            age: now.since(landed.born),
-            left: landed.expires.left(now),
-            loaded: landed.source == Source::Loader,
-        }))
+        Ok(Outcome::Value(copy_of(landed, self.encode(value)?, now)))
     }
 
     /// Takes out what a removal says, here.
@@ -185,6 +207,10 @@ impl<V: Value> Drop for Unawaited<'_, V> {
     fn drop(&mut self) {
         self.group.give_up_unawaited(self.key.as_ref());
     }
+}
+
+fn copy_of<V>(landed: &Landed<V>, value: Bytes, now: Moment) -> Copy {
+    Copy { value, age: now.since(landed.born), left: landed.expires.left(now), loaded: landed.source == Source::Loader }
 }
 
 fn len_of(answer: &Answer) -> usize {

@@ -145,6 +145,11 @@ impl Peers {
         }
     }
 
+    /// Whether there can be other nodes at all.
+    pub(crate) fn has_transport(&self) -> bool {
+        self.transport.is_some()
+    }
+
     pub(crate) fn own(&self) -> &Member {
         &self.own
     }
