@@ -5,6 +5,7 @@
 //! calls run in the connection's driver, so that they end with it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -16,6 +17,9 @@ use crate::key::Key;
 use crate::message::{Answer, Ask, Get, GetMany, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::transport::{Asker, CallError, Question};
 use crate::wire;
+
+/// How often it is asked whether anybody still wants the answers of a call: patience may end before its time.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// Where a connection puts the calls that its driver is to run.
 pub(crate) struct Calls(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
@@ -89,6 +93,6 @@ fn answers_in(reply: Reply, count: usize) -> Result<Vec<Answer>, CallError> {
 /// Resolves when none of them has any use for an answer any more.
 async fn impatience(askers: &[Box<dyn Asker>]) {
     while let Some(patience) = askers.iter().filter_map(|asker| asker.patience()).max() {
-        clock::sleep(patience).await;
+        clock::sleep(patience.min(LOOK_AGAIN_EVERY)).await;
     }
 }
