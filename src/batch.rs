@@ -191,10 +191,11 @@ impl<T> Batch<T> {
     }
 }
 
-/// A value that comes in slices; without a message, one that is not wanted.
+/// A value that comes in slices.
 #[derive(Debug)]
 struct Incoming<T> {
-    head: Option<T>,
+    head: T,
+    is_wanted: bool,
     len: usize,
     come: usize,
     bytes: BytesMut,
@@ -230,12 +231,12 @@ impl<T> Assembly<T> {
     pub(crate) fn begin(&mut self, id: u64, head: T, len: usize) -> Result<(), BadSlice> {
         // Room for what has been sent, rather than for what has been promised.
         let bytes = BytesMut::with_capacity(len.min(SLICES_UNDER_WAY));
-        self.enter(id, Incoming { head: Some(head), len, come: 0, bytes })
+        self.enter(id, Incoming { head, is_wanted: true, len, come: 0, bytes })
     }
 
-    /// A value of `len` bytes begins that is not wanted: its slices are thrown away.
-    pub(crate) fn begin_unwanted(&mut self, id: u64, len: usize) -> Result<(), BadSlice> {
-        self.enter(id, Incoming { head: None, len, come: 0, bytes: BytesMut::new() })
+    /// A value of `len` bytes begins that is not wanted: its slices are thrown away, and the last gives its message alone.
+    pub(crate) fn begin_unwanted(&mut self, id: u64, head: T, len: usize) -> Result<(), BadSlice> {
+        self.enter(id, Incoming { head, is_wanted: false, len, come: 0, bytes: BytesMut::new() })
     }
 
     fn enter(&mut self, id: u64, value: Incoming<T>) -> Result<(), BadSlice> {
@@ -255,14 +256,14 @@ impl<T> Assembly<T> {
         if value.come > value.len {
             return Err(BadSlice::TooLong);
         }
-        if value.head.is_some() {
+        if value.is_wanted {
             value.bytes.extend_from_slice(&slice.bytes);
         }
         if value.come < value.len {
             return Ok(None);
         }
         let (id, Incoming { head, bytes, .. }) = self.values.swap_remove(at);
-        Ok(head.map(|head| (id, head, bytes.freeze())))
+        Ok(Some((id, head, bytes.freeze())))
     }
 
     /// Forgets the value with this id, if there is one: its slices have stopped.
@@ -376,8 +377,9 @@ mod tests {
         }
         assert_eq!(assembly.begin(1, (), 3), Err(BadSlice::TooMany));
         assembly.forget(7);
-        assembly.begin_unwanted(1, 3).unwrap();
-        assert_eq!(assembly.add(&Slice { id: 1, bytes: value(3) }), Ok(None), "nobody wants it");
+        assembly.begin_unwanted(1, (), 3).unwrap();
+        let nothing = Ok(Some((1, (), Bytes::new())));
+        assert_eq!(assembly.add(&Slice { id: 1, bytes: value(3) }), nothing, "nobody wants it");
         assert_eq!(assembly.add(&Slice { id: 1, bytes: value(3) }), Err(BadSlice::Unknown));
     }
 

@@ -56,7 +56,9 @@ pub(super) struct Answers {
     batch: Batch<AnswerItem>,
     /// Whether the last poll cut a frame.
     has_cut: bool,
-    inserts: Assembly<proto::Call>,
+    /// Calls whose values come in slices, and those that are refused once theirs have come: until then the id is the
+    /// other side's, and must not meet another call.
+    inserts: Assembly<Result<proto::Call, Refusal>>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -110,11 +112,15 @@ impl Answers {
             self.take_questions(gets);
         }
         for slice in &frame.slices {
-            if let Some((_, mut call, value)) = self.inserts.add(slice).map_err(misbehaved)? {
-                if let Some(proto::call::Call::Insert(insert)) = &mut call.call {
-                    insert.value = value;
+            match self.inserts.add(slice).map_err(misbehaved)? {
+                Some((_, Ok(mut call), value)) => {
+                    if let Some(proto::call::Call::Insert(insert)) = &mut call.call {
+                        insert.value = value;
+                    }
+                    self.call(call);
                 }
-                self.call(call);
+                Some((id, Err(refusal), _)) => self.respond(id, Err(refusal)),
+                None => {}
             }
         }
         if let Some(credit) = self.inserts.credit() {
@@ -134,12 +140,8 @@ impl Answers {
         }
         let len = usize::try_from(call.sliced).unwrap_or(usize::MAX);
         match check_size("request", len, self.limit) {
-            Ok(()) => self.inserts.begin(call.id, call, len),
-            Err(refusal) => {
-                let begun = self.inserts.begin_unwanted(call.id, len);
-                self.respond(call.id, Err(refusal));
-                begun
-            }
+            Ok(()) => self.inserts.begin(call.id, Ok(call), len),
+            Err(refusal) => self.inserts.begin_unwanted(call.id, Err(refusal), len),
         }
         .map_err(misbehaved)
     }

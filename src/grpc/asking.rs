@@ -23,7 +23,7 @@ use tonic::codec::Streaming;
 
 use super::stream::Signs;
 use super::unary::Unary;
-use crate::batch::{Assembly, Batch, Part, SLICE_BYTES};
+use crate::batch::{Assembly, BadSlice, Batch, Part, SLICE_BYTES};
 use crate::clock;
 use crate::message::{Ask, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::transport::{Asker, CallError, Connection, Question, Unreachable};
@@ -193,6 +193,31 @@ impl State {
     fn end(&mut self, id: u64) -> Option<UnderWay> {
         usize::try_from(id).ok().and_then(|id| self.under_way.try_remove(id))
     }
+
+    /// Takes responses and slices in. What they end goes to `ended`, also if something that follows does not fit.
+    fn take(
+        &mut self,
+        frame: AnswerFrame,
+        assembly: &mut Assembly<Response>,
+        limit: usize,
+        ended: &mut Vec<(Option<UnderWay>, Result<Reply, Refusal>)>,
+    ) -> Result<(), Refusal> {
+        for response in frame.responses {
+            if response.sliced > 0 {
+                begin(response, assembly, limit).map_err(misbehaved)?;
+                continue;
+            }
+            assembly.forget(response.id);
+            ended.push((self.end(response.id), response.reply));
+        }
+        for slice in &frame.slices {
+            if let Some((id, mut response, value)) = assembly.add(slice).map_err(misbehaved)? {
+                response.put_back(value);
+                ended.push((self.end(id), response.reply));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Line {
@@ -208,37 +233,25 @@ impl Line {
     /// Takes a frame in; says whether the driver is done.
     fn take(&self, frame: AnswerFrame, assembly: &mut Assembly<Response>, limit: usize) -> Result<bool, Refusal> {
         let mut ended = Vec::with_capacity(frame.responses.len());
-        let (waker, is_done) = {
+        let (waker, is_done, mut kept_to) = {
             let mut state = self.state();
             state.batch.credit(usize::try_from(frame.credit).unwrap_or(usize::MAX));
-            for mut response in frame.responses {
-                if response.sliced > 0 && begin(&mut response, assembly, limit)? {
-                    assembly.begin(response.id, response.clone(), to_len(response.sliced)).map_err(misbehaved)?;
-                    continue;
-                }
-                if response.sliced == 0 {
-                    assembly.forget(response.id);
-                }
-                ended.push((state.end(response.id), response.reply));
-            }
-            for slice in &frame.slices {
-                if let Some((id, mut response, value)) = assembly.add(slice).map_err(misbehaved)? {
-                    response.put_back(value);
-                    ended.push((state.end(id), response.reply));
-                }
-            }
+            let kept_to = state.take(frame, assembly, limit, &mut ended);
             if let Some(credit) = assembly.credit() {
                 state.batch.push_urgent(AskItem::Credit(credit));
             }
             let waker = if state.batch.is_ready() { state.body.take() } else { None };
-            (waker, state.let_go && state.under_way.is_empty())
+            (waker, state.let_go && state.under_way.is_empty(), kept_to)
         };
         wake(waker);
+        // Whatever is wrong with the frame: what it ended has ended, and is told.
         for (under_way, reply) in ended {
-            let under_way = under_way.ok_or_else(|| misbehaved("a response to nothing that was asked"))?;
-            under_way.end(reply.map_err(CallError::from));
+            match under_way {
+                Some(under_way) => under_way.end(reply.map_err(CallError::from)),
+                None => kept_to = Err(misbehaved("a response to nothing that was asked")),
+            }
         }
-        Ok(is_done)
+        kept_to.map(|()| is_done)
     }
 
     /// Gives up what nobody wants an answer to any more. Says whether anything is under way.
@@ -277,14 +290,17 @@ impl Line {
     }
 }
 
-fn begin(response: &mut Response, assembly: &mut Assembly<Response>, limit: usize) -> Result<bool, Refusal> {
-    let len = to_len(response.sliced);
-    if let Err(refusal) = check_size("reply", len, limit) {
-        response.reply = Err(refusal);
-        assembly.begin_unwanted(response.id, len).map_err(misbehaved)?;
-        return Ok(false);
+/// A value in slices begins. One that is too large is refused, once its last slice has come: until then the id is the
+/// peer's, and must not meet another question.
+fn begin(mut response: Response, assembly: &mut Assembly<Response>, limit: usize) -> Result<(), BadSlice> {
+    let (id, len) = (response.id, to_len(response.sliced));
+    match check_size("reply", len, limit) {
+        Ok(()) => assembly.begin(id, response, len),
+        Err(refusal) => {
+            response.reply = Err(refusal);
+            assembly.begin_unwanted(id, response, len)
+        }
     }
-    Ok(true)
 }
 
 fn to_len(sliced: u64) -> usize {
