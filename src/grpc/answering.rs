@@ -45,6 +45,8 @@ const MOST_LARGE: usize = 64;
 pub(super) struct Answers {
     asked: Streaming<AskFrame>,
     is_open: bool,
+    /// Why nothing more is read, if that is not how streams usually end: told once all the rest has been.
+    ended: Option<Status>,
     handler: Arc<dyn Handler>,
     limit: usize,
     sender: Option<Arc<Sender>>,
@@ -87,6 +89,7 @@ impl Answers {
         Self {
             asked,
             is_open: true,
+            ended: None,
             stopped: Box::pin(stopping.cancelled_owned()),
             handler,
             limit,
@@ -275,8 +278,9 @@ impl Answers {
             }
             match Pin::new(&mut self.asked).poll_next(cx) {
                 Poll::Ready(Some(Ok(frame))) => self.take(frame)?,
-                // How the other side ended it is its business: what it has asked is answered, if it still listens.
-                Poll::Ready(Some(Err(_)) | None) => self.is_open = false,
+                // However it ended: what the other side has asked is answered, if it still listens.
+                Poll::Ready(Some(Err(status))) => (self.is_open, self.ended) = (false, Some(status)),
+                Poll::Ready(None) => self.is_open = false,
                 Poll::Pending => return Ok(()),
             }
         }
@@ -307,7 +311,7 @@ impl Stream for Answers {
                 self.has_cut = true;
                 Poll::Ready(Some(Ok(frame)))
             }
-            None if self.is_over() => Poll::Ready(None),
+            None if self.is_over() => Poll::Ready(self.ended.take().map(Err)),
             None => Poll::Pending,
         }
     }
