@@ -35,7 +35,9 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
 /// comments.
 fn rooms() -> Vec<(String, PathBuf, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = sources(&src).into_iter().filter(|path| !path.ends_with("lib.rs") && !path.ends_with("tests.rs"));
+    let is_of_tests =
+        |path: &Path| path.ends_with("tests.rs") || path.parent().is_some_and(|room| room.ends_with("tests"));
+    let files = sources(&src).into_iter().filter(|path| !path.ends_with("lib.rs") && !is_of_tests(path));
     files
         .map(|path| {
             let inside = path.strip_prefix(&src).unwrap().to_path_buf();
