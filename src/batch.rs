@@ -57,9 +57,10 @@ pub(crate) enum Part<T> {
 /// What waits to be sent.
 #[derive(Debug)]
 pub(crate) struct Batch<T> {
-    urgent: VecDeque<T>,
+    urgent: VecDeque<(T, usize)>,
     usual: VecDeque<(T, usize)>,
     large: VecDeque<Large<T>>,
+    /// Of what is urgent and usual.
     usual_bytes: usize,
     /// Of what is left of the large values.
     large_bytes: usize,
@@ -94,9 +95,10 @@ impl<T> Batch<T> {
         self.usual.push_back((message, bytes));
     }
 
-    /// A small message that passes the others.
-    pub(crate) fn push_urgent(&mut self, message: T) {
-        self.urgent.push_back(message);
+    /// A small message, of about so many bytes, that passes the others.
+    pub(crate) fn push_urgent(&mut self, message: T, bytes: usize) {
+        self.usual_bytes += bytes;
+        self.urgent.push_back((message, bytes));
     }
 
     /// A message whose value follows in slices, which bear its id.
@@ -119,7 +121,7 @@ impl<T> Batch<T> {
         self.under_way = self.under_way.saturating_sub(bytes);
     }
 
-    /// How many bytes of usual messages wait: of what becomes the next frames.
+    /// How many bytes of messages wait: of what becomes the next frames, large values aside.
     pub(crate) fn usual_bytes(&self) -> usize {
         self.usual_bytes
     }
@@ -154,19 +156,22 @@ impl<T> Batch<T> {
             return None;
         }
         let mut frame = Vec::with_capacity(self.urgent.len() + self.usual.len() + 1);
-        frame.extend(self.urgent.drain(..).map(Part::Message));
         // Room for one slice is kept, so that the rest cannot hold up large values for ever.
         let room = FRAME_BYTES - if self.may_slice() { SLICE_BYTES } else { 0 };
         let mut taken = 0;
-        while let Some((_, bytes)) = self.usual.front() {
-            if taken > 0 && taken + bytes > room || frame.len() >= FRAME_MESSAGES {
+        for queue in [&mut self.urgent, &mut self.usual] {
+            while frame.len() < FRAME_MESSAGES
+                && queue.front().is_some_and(|(_, bytes)| taken == 0 || taken + bytes <= room)
+            {
+                let Some((message, bytes)) = queue.pop_front() else { break };
+                taken += bytes;
+                frame.push(Part::Message(message));
+            }
+            if !queue.is_empty() {
                 break;
             }
-            let Some((message, bytes)) = self.usual.pop_front() else { break };
-            taken += bytes;
-            self.usual_bytes -= bytes;
-            frame.push(Part::Message(message));
         }
+        self.usual_bytes -= taken;
         while self.may_slice() && taken + SLICE_BYTES <= FRAME_BYTES {
             taken += self.cut_slice(&mut frame);
         }
@@ -303,7 +308,8 @@ mod tests {
     }
 
     fn value(len: usize) -> Bytes {
-        (0..=250).cycle().take(len).collect()
+        let block: Vec<u8> = (0..=250).collect();
+        block.repeat(len / block.len() + 1)[..len].to_vec().into()
     }
 
     fn index(id: u64) -> usize {
@@ -316,7 +322,7 @@ mod tests {
         assert!(batch.cut().is_none());
         batch.push("a get", 30);
         batch.push("another", 30);
-        batch.push_urgent("a removal");
+        batch.push_urgent("a removal", 30);
         assert_eq!(messages(&batch.cut().unwrap()), ["a removal", "a get", "another"]);
         assert!(batch.is_empty() && batch.bytes() == 0);
     }
@@ -329,6 +335,19 @@ mod tests {
         }
         let frames: Vec<_> = std::iter::from_fn(|| batch.cut()).map(|frame| messages(&frame)).collect();
         assert_eq!(frames, [vec![1], vec![2], vec![3, 4], vec![5]]);
+    }
+
+    #[test]
+    fn nor_are_urgent_messages_too_many_for_a_frame() {
+        let mut batch = Batch::default();
+        batch.push(0, 1);
+        for message in 1..=9 {
+            batch.push_urgent(message, FRAME_BYTES / 4);
+        }
+        assert_eq!(batch.bytes(), 9 * FRAME_BYTES / 4 + 1, "they count as others do");
+        let frames: Vec<_> = std::iter::from_fn(|| batch.cut()).map(|frame| messages(&frame)).collect();
+        assert_eq!(frames, [vec![1, 2, 3, 4], vec![5, 6, 7, 8], vec![9, 0]]);
+        assert!(batch.is_empty() && batch.bytes() == 0);
     }
 
     #[test]
@@ -414,7 +433,7 @@ mod tests {
             };
             for (id, (kind, len, cut)) in (0..).zip(&pushes) {
                 match kind {
-                    0 => batch.push_urgent(id),
+                    0 => batch.push_urgent(id, *len),
                     1 => batch.push(id, *len),
                     _ => batch.push_large(id, id, value((*len).max(1))),
                 }

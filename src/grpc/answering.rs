@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::message::{Answer, GetTerms, Outcome, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::transport::{Handler, Served, Wanted};
-use crate::wire::frames::{AnswerItem, AskFrame, Gets, Response, call_in};
+use crate::wire::frames::{AnswerItem, AskFrame, Gets, ITEM_BYTES, Response, call_in};
 use crate::wire::{check_size, proto};
 
 /// So many questions and calls of one stream may wait; a question beyond that is answered with `Busy`.
@@ -127,7 +127,7 @@ impl Answers {
             }
         }
         if let Some(credit) = self.inserts.credit() {
-            self.batch.push_urgent(AnswerItem::Credit(credit));
+            self.batch.push_urgent(AnswerItem::Credit(credit), ITEM_BYTES);
         }
         // Last, so that what was asked and given up in one frame is not overlooked.
         for id in frame.cancelled {
@@ -242,10 +242,12 @@ impl Answers {
         if let Some(value) = response.take_large(SLICE_BYTES) {
             let id = response.id;
             self.batch.push_large(AnswerItem::Response(response), id, value);
-        } else if is_small {
-            self.batch.push_urgent(AnswerItem::Response(response));
+            return;
+        }
+        let bytes = response.len();
+        if is_small {
+            self.batch.push_urgent(AnswerItem::Response(response), bytes);
         } else {
-            let bytes = response.len();
             self.batch.push(AnswerItem::Response(response), bytes);
         }
     }

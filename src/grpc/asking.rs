@@ -115,7 +115,7 @@ impl Exchange {
             let id = state.under_way.insert(UnderWay::Call(done)) as u64;
             match AskItem::call(id, request, SLICE_BYTES) {
                 Some((head, Some(value))) => state.batch.push_large(head, id, value),
-                Some((call, None)) if is_urgent && bytes <= SLICE_BYTES => state.batch.push_urgent(call),
+                Some((call, None)) if is_urgent && bytes <= SLICE_BYTES => state.batch.push_urgent(call, bytes),
                 Some((call, None)) => state.batch.push(call, bytes),
                 None => return Err(Refusal::new(RefusalKind::Invalid, "a question is not a call").into()),
             }
@@ -186,7 +186,7 @@ impl State {
     fn introduce(&mut self, sender: &Arc<Sender>) {
         if self.sender.as_ref().is_none_or(|said| !Arc::ptr_eq(said, sender)) {
             self.sender = Some(Arc::clone(sender));
-            self.batch.push_urgent(AskItem::Sender(Arc::clone(sender)));
+            self.batch.push_urgent(AskItem::Sender(Arc::clone(sender)), ITEM_BYTES);
         }
     }
 
@@ -238,7 +238,7 @@ impl Line {
             state.batch.credit(usize::try_from(frame.credit).unwrap_or(usize::MAX));
             let kept_to = state.take(frame, assembly, limit, &mut ended);
             if let Some(credit) = assembly.credit() {
-                state.batch.push_urgent(AskItem::Credit(credit));
+                state.batch.push_urgent(AskItem::Credit(credit), ITEM_BYTES);
             }
             let waker = if state.batch.is_ready() { state.body.take() } else { None };
             (waker, state.let_go && state.under_way.is_empty(), kept_to)
@@ -263,7 +263,7 @@ impl Line {
             for (id, waiting) in under_way.iter_mut() {
                 if matches!(waiting, UnderWay::Question(asker) if asker.patience().is_none()) {
                     given_up.push(std::mem::replace(waiting, UnderWay::GivenUp));
-                    batch.push_urgent(AskItem::Cancel(id as u64));
+                    batch.push_urgent(AskItem::Cancel(id as u64), ITEM_BYTES);
                 }
             }
             let waker = if given_up.is_empty() { None } else { state.body.take() };

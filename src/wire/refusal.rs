@@ -14,7 +14,7 @@ use super::parts::cut;
 use super::proto;
 
 /// The most bytes of a refusal's sentence that are sent: it travels in headers, which have to stay small.
-pub(super) const MAX_REFUSAL_LEN: usize = 1024;
+pub(in crate::wire) const MAX_REFUSAL_LEN: usize = 1024;
 
 impl From<&Refusal> for proto::Refusal {
     fn from(refusal: &Refusal) -> Self {

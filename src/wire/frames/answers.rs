@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 
 use crate::batch::{Part, Slice};
+use crate::error::{Error, LoadError};
 use crate::message::{Answer, Copy, Outcome, Refusal, Reply};
 
 use super::super::parts::{duration, invalid, micros};
 use super::super::proto;
-use super::super::refusal::refusal_of;
+use super::super::refusal::{MAX_REFUSAL_LEN, refusal_of};
 use super::asks::{message_in, put_message};
 use super::fields::{Fields, Head, nested_len, number_len, varint_len};
 
@@ -51,10 +52,23 @@ impl Response {
 
     /// About how many bytes it takes in a frame.
     pub(crate) fn len(&self) -> usize {
-        match &self.reply {
-            Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), .. })) => copy.value.len() + super::ITEM_BYTES,
-            _ => super::ITEM_BYTES,
-        }
+        let more = match &self.reply {
+            Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), .. })) => copy.value.len(),
+            Ok(Reply::Get(Answer { outcome: Outcome::Failed(error), .. })) => len_of_words(error),
+            Ok(Reply::Hello(hello)) => hello.members.iter().map(|(name, _)| name.as_str().len() + 16).sum(),
+            Ok(_) => 0,
+            Err(refusal) => refusal.message.len().min(MAX_REFUSAL_LEN),
+        };
+        more + super::ITEM_BYTES
+    }
+}
+
+/// About how many bytes of words an error has.
+fn len_of_words(error: &Error) -> usize {
+    match error {
+        Error::Load(load) => load.message().len().min(LoadError::MAX_MESSAGE_LEN),
+        Error::Codec(codec) => codec.to_string().len().min(LoadError::MAX_MESSAGE_LEN),
+        _ => 0,
     }
 }
 
