@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable, BoxFuture};
-use futures::stream::{FuturesUnordered, Stream};
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::codec::Streaming;
@@ -38,7 +38,7 @@ const MOST_WAITING: usize = 16_384;
 /// a peer of ours has under way.
 const MOST_IN_BACKLOG: usize = 1 << 16;
 
-/// While so many large values are being sent, no more are looked for.
+/// While so many large values are being sent, no more answers are looked for or taken from loads: some may be as large.
 const MOST_LARGE: usize = 64;
 
 /// The responses of one exchange.
@@ -53,6 +53,7 @@ pub(super) struct Answers {
     /// Questions that have been read and not been looked at.
     backlog: VecDeque<Section>,
     waiting: FuturesUnordered<Abortable<BoxFuture<'static, Response>>>,
+    calls: FuturesUnordered<BoxFuture<'static, Response>>,
     /// Of the questions that wait, how to give each up.
     aborts: HashMap<u64, AbortHandle>,
     batch: Batch<AnswerItem>,
@@ -61,6 +62,7 @@ pub(super) struct Answers {
     /// Calls whose values come in slices, and those that are refused once theirs have come: until then the id is the
     /// other side's, and must not meet another call.
     inserts: Assembly<Result<proto::Call, Refusal>>,
+    is_stopping: bool,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -79,7 +81,8 @@ impl Section {
 }
 
 impl Answers {
-    /// Once `stopping` fires nothing more is read, and the stream ends when all that was asked has its response.
+    /// Once `stopping` fires the stream ends as soon as all that was asked has its response. Until then it is read: large
+    /// values need credit, and what is asked of a node that stops is refused by its handler.
     pub(super) fn new(
         asked: Streaming<AskFrame>,
         handler: Arc<dyn Handler>,
@@ -90,12 +93,14 @@ impl Answers {
             asked,
             is_open: true,
             ended: None,
+            is_stopping: false,
             stopped: Box::pin(stopping.cancelled_owned()),
             handler,
             limit,
             sender: None,
             backlog: VecDeque::new(),
             waiting: FuturesUnordered::new(),
+            calls: FuturesUnordered::new(),
             aborts: HashMap::new(),
             batch: Batch::default(),
             has_cut: false,
@@ -152,16 +157,17 @@ impl Answers {
     /// Has the handler answer a call.
     fn call(&mut self, call: proto::Call) {
         let id = call.id;
-        if self.waiting.len() >= MOST_WAITING {
+        if self.calls.len() >= MOST_WAITING {
             return self.respond(id, Err(Refusal::new(RefusalKind::TooLarge, "too many requests wait")));
         }
         let (handler, sender) = (Arc::clone(&self.handler), self.sender.clone());
         match call_in(call) {
             Ok(ask) => {
-                self.wait(async move {
+                let response = async move {
                     let reply = handler.handle(Request { sender, ask }).await;
                     Response { id, reply, sliced: 0 }
-                });
+                };
+                self.calls.push(response.boxed());
             }
             Err(refusal) => self.respond(id, Err(refusal)),
         }
@@ -252,10 +258,19 @@ impl Answers {
         }
     }
 
+    /// Whether there is room for more answers to questions.
+    fn has_room(&self) -> bool {
+        self.batch.usual_bytes() < FRAME_BYTES && self.batch.large_values() < MOST_LARGE
+    }
+
     /// Does what can be done until there is a frame's worth of answers.
     fn progress(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
         loop {
-            while self.batch.usual_bytes() < FRAME_BYTES && !self.waiting.is_empty() {
+            while self.batch.usual_bytes() < FRAME_BYTES && !self.calls.is_empty() {
+                let Poll::Ready(Some(response)) = self.calls.poll_next_unpin(cx) else { break };
+                self.send(response);
+            }
+            while self.has_room() && !self.waiting.is_empty() {
                 let Poll::Ready(Some(response)) = Pin::new(&mut self.waiting).poll_next(cx) else { break };
                 // What was given up has been responded to.
                 if let Ok(response) = response {
@@ -266,7 +281,7 @@ impl Answers {
             if self.batch.usual_bytes() >= FRAME_BYTES {
                 return Ok(());
             }
-            if self.batch.large_values() < MOST_LARGE
+            if self.has_room()
                 && let Some(mut section) = self.backlog.pop_front()
             {
                 self.look_at(&mut section);
@@ -289,7 +304,8 @@ impl Answers {
     }
 
     fn is_over(&self) -> bool {
-        !self.is_open && self.backlog.is_empty() && self.waiting.is_empty() && self.batch.is_empty()
+        let is_idle = self.backlog.is_empty() && self.waiting.is_empty() && self.calls.is_empty();
+        (!self.is_open || self.is_stopping) && is_idle && self.batch.is_empty()
     }
 }
 
@@ -297,9 +313,7 @@ impl Stream for Answers {
     type Item = Result<Vec<Part<AnswerItem>>, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.is_open && self.stopped.poll_unpin(cx).is_ready() {
-            self.is_open = false;
-        }
+        self.is_stopping = self.is_stopping || self.stopped.poll_unpin(cx).is_ready();
         if let Err(refusal) = self.progress(cx) {
             return Poll::Ready(Some(Err(status_of(&refusal))));
         }
