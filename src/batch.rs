@@ -107,13 +107,23 @@ impl<T> Batch<T> {
         self.large.push_back(Large { head: Some(head), id, rest: value });
     }
 
-    /// Stops sending the value with this id; says whether it had not been sent to its end.
-    pub(crate) fn give_up(&mut self, id: u64) -> bool {
-        let Some(at) = self.large.iter().position(|large| large.id == id) else { return false };
-        if let Some(large) = self.large.remove(at) {
-            self.large_bytes -= large.rest.len();
+    /// Stops sending the value with this id, if it has not been sent to its end; says whether its message has been sent.
+    pub(crate) fn give_up(&mut self, id: u64) -> Option<bool> {
+        let at = self.large.iter().position(|large| large.id == id)?;
+        let large = self.large.remove(at)?;
+        self.large_bytes -= large.rest.len();
+        Some(large.head.is_none())
+    }
+
+    /// Takes messages back that have not been sent; says how many.
+    pub(crate) fn take_back(&mut self, mut is_unwanted: impl FnMut(&T) -> bool) -> usize {
+        let (before, mut left) = (self.urgent.len() + self.usual.len(), 0);
+        for queue in [&mut self.urgent, &mut self.usual] {
+            queue.retain(|(message, _)| !is_unwanted(message));
+            left += queue.iter().map(|(_, bytes)| bytes).sum::<usize>();
         }
-        true
+        self.usual_bytes = left;
+        before - self.urgent.len() - self.usual.len()
     }
 
     /// The other side has taken in so many bytes of slices.
@@ -271,9 +281,11 @@ impl<T> Assembly<T> {
         Ok(Some((id, head, bytes.freeze())))
     }
 
-    /// Forgets the value with this id, if there is one: its slices have stopped.
-    pub(crate) fn forget(&mut self, id: u64) {
+    /// Forgets the value with this id: its slices have stopped. Says whether there is one.
+    pub(crate) fn forget(&mut self, id: u64) -> bool {
+        let before = self.values.len();
         self.values.retain(|(other, _)| *other != id);
+        self.values.len() < before
     }
 
     /// The credit to give now, if it is time for some.
@@ -367,8 +379,24 @@ mod tests {
         assert_eq!(messages(&batch.cut().unwrap()), ["a get"], "which large values do not hold up");
         batch.credit(sent);
         assert!(sliced(&batch.cut().unwrap()) > 0);
-        assert!(batch.give_up(1) && !batch.give_up(2));
+        assert_eq!((batch.give_up(1), batch.give_up(2)), (Some(true), None));
         assert!(batch.is_empty() && batch.bytes() == 0);
+        batch.push_large("third", 3, value(SLICE_BYTES));
+        assert_eq!(batch.give_up(3), Some(false), "nothing of it has been sent");
+        assert!(batch.is_empty() && batch.bytes() == 0);
+    }
+
+    #[test]
+    fn what_has_not_been_sent_can_be_taken_back() {
+        let mut batch = Batch::default();
+        for message in 0..10 {
+            batch.push(message, 100);
+            batch.push_urgent(message, 1);
+        }
+        assert_eq!(batch.take_back(|message| *message < 8), 16);
+        assert_eq!(batch.bytes(), 202);
+        assert_eq!(messages(&batch.cut().unwrap()), [8, 9, 8, 9]);
+        assert_eq!(batch.take_back(|_| true), 0);
     }
 
     #[test]
@@ -382,7 +410,7 @@ mod tests {
             assert_eq!(sliced(&batch.cut().unwrap()), SLICE_BYTES);
             batch.credit(SLICE_BYTES);
         }
-        assert!(!batch.give_up(1), "it has been sent");
+        assert_eq!(batch.give_up(1), None, "it has been sent");
     }
 
     #[test]
@@ -395,7 +423,7 @@ mod tests {
             assembly.begin(100 + id, (), 3).unwrap();
         }
         assert_eq!(assembly.begin(1, (), 3), Err(BadSlice::TooMany));
-        assembly.forget(7);
+        assert!(assembly.forget(7) && !assembly.forget(7));
         assembly.begin_unwanted(1, (), 3).unwrap();
         let nothing = Ok(Some((1, (), Bytes::new())));
         assert_eq!(assembly.add(&Slice { id: 1, bytes: value(3) }), nothing, "nobody wants it");

@@ -227,9 +227,12 @@ impl Answers {
 
     fn give_up(&mut self, id: u64) {
         let limit = std::time::Duration::ZERO;
+        if self.inserts.forget(id) {
+            return self.respond(id, Err(Refusal::new(RefusalKind::Invalid, "the request was given up")));
+        }
         if let Some(abort) = self.aborts.remove(&id) {
             abort.abort();
-        } else if !self.batch.give_up(id) {
+        } else if self.batch.give_up(id).is_none() {
             // It has been answered, or will be on its turn.
             return;
         }

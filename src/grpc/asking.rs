@@ -10,6 +10,7 @@
 //! - an id is not used again before the peer has responded to it, so that a late answer never meets another question;
 //! - what is under way is bounded, in number and in bytes; what is beyond is `Busy` at once.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -99,15 +100,11 @@ impl Exchange {
         Self { line, unary, message_limit }
     }
 
-    fn send_call(
-        &self,
-        sender: &Arc<Sender>,
-        request: WireRequest,
-    ) -> Result<oneshot::Receiver<Result<Reply, CallError>>, CallError> {
+    fn send_call(&self, sender: &Arc<Sender>, request: WireRequest) -> Result<Calling, CallError> {
         let bytes = request.encoded_len();
         check_size("request", bytes, self.message_limit)?;
         let (done, reply) = oneshot::channel();
-        let waker = {
+        let (id, waker) = {
             let mut state = self.line.state();
             state.check_room()?;
             state.introduce(sender);
@@ -119,10 +116,10 @@ impl Exchange {
                 Some((call, None)) => state.batch.push(call, bytes),
                 None => return Err(Refusal::new(RefusalKind::Invalid, "a question is not a call").into()),
             }
-            state.body.take()
+            (id, state.body.take())
         };
         wake(waker);
-        Ok(reply)
+        Ok(Calling { line: Arc::clone(&self.line), id, reply })
     }
 }
 
@@ -133,7 +130,7 @@ impl Connection for Exchange {
         };
         let sender = Arc::clone(sender);
         let sent = self.send_call(&sender, request.into());
-        Box::pin(async move { sent?.await.unwrap_or_else(|_| Err(closed().into())) })
+        Box::pin(async move { (&mut sent?.reply).await.unwrap_or_else(|_| Err(closed().into())) })
     }
 
     fn ask(&self, sender: &Arc<Sender>, terms: GetTerms, questions: &mut dyn Iterator<Item = Question>) {
@@ -163,13 +160,27 @@ impl Connection for Exchange {
     }
 }
 
+/// Somebody's wait for the reply to a call. Dropped before, it gives the call up.
+struct Calling {
+    line: Arc<Line>,
+    id: u64,
+    reply: oneshot::Receiver<Result<Reply, CallError>>,
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        if !self.reply.is_terminated() {
+            self.reply.close();
+            self.line.give_up_call(self.id);
+        }
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         let mut state = self.line.state();
         state.let_go = true;
-        if state.under_way.is_empty() {
-            self.line.done.notify_one();
-        }
+        self.line.end_if_done(&state);
     }
 }
 
@@ -230,6 +241,13 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells the driver, if there is nothing more for it to do.
+    fn end_if_done(&self, state: &State) {
+        if state.let_go && state.under_way.is_empty() {
+            self.done.notify_one();
+        }
+    }
+
     /// Takes a frame in; says whether the driver is done.
     fn take(&self, frame: AnswerFrame, assembly: &mut Assembly<Response>, limit: usize) -> Result<bool, Refusal> {
         let mut ended = Vec::with_capacity(frame.responses.len());
@@ -254,6 +272,31 @@ impl Line {
         kept_to.map(|()| is_done)
     }
 
+    /// Nobody waits for a call any more: what has not been sent of it is not, so that an insert does not arrive after a
+    /// removal that its caller sends next, and that may pass it.
+    fn give_up_call(&self, id: u64) {
+        let waker = {
+            let mut state = self.state();
+            // If its reply has come, the id may be another's by now.
+            let waiting = usize::try_from(id).ok().and_then(|id| state.under_way.get_mut(id));
+            let Some(waiting @ UnderWay::Call(_)) = waiting else { return };
+            if !matches!(waiting, UnderWay::Call(reply) if reply.is_closed()) {
+                return;
+            }
+            *waiting = UnderWay::GivenUp;
+            let is_head_sent = state.batch.give_up(id);
+            if is_head_sent == Some(true) {
+                state.batch.push_urgent(AskItem::Cancel(id), ITEM_BYTES);
+            } else if is_head_sent == Some(false) || state.batch.take_back(|item| item.call_id() == Some(id)) > 0 {
+                // The peer has not heard of it.
+                state.end(id);
+            }
+            self.end_if_done(&state);
+            state.body.take()
+        };
+        wake(waker);
+    }
+
     /// Gives up what nobody wants an answer to any more. Says whether anything is under way.
     fn look_through(&self) -> bool {
         let mut given_up = Vec::new();
@@ -262,15 +305,29 @@ impl Line {
             let State { batch, under_way, .. } = &mut *state;
             for (id, waiting) in under_way.iter_mut() {
                 if matches!(waiting, UnderWay::Question(asker) if asker.patience().is_none()) {
-                    given_up.push(std::mem::replace(waiting, UnderWay::GivenUp));
-                    batch.push_urgent(AskItem::Cancel(id as u64), ITEM_BYTES);
+                    given_up.push((id, std::mem::replace(waiting, UnderWay::GivenUp)));
                 }
             }
+            // Those that have not been sent are not: word that they are given up would get there before them.
+            let unwanted: HashSet<u64> = given_up.iter().map(|(id, _)| *id as u64).collect();
+            let mut unsent = HashSet::new();
+            if !unwanted.is_empty() {
+                let mut is_unwanted = |id: u64| unwanted.contains(&id) && unsent.insert(id);
+                batch.take_back(|item| item.question_id().is_some_and(&mut is_unwanted));
+            }
+            for id in unwanted {
+                if unsent.contains(&id) {
+                    state.end(id);
+                } else {
+                    state.batch.push_urgent(AskItem::Cancel(id), ITEM_BYTES);
+                }
+            }
+            self.end_if_done(&state);
             let waker = if given_up.is_empty() { None } else { state.body.take() };
             (waker, !state.under_way.is_empty())
         };
         wake(waker);
-        for under_way in given_up {
+        for (_, under_way) in given_up {
             under_way.end(Err(CallError::GivenUp));
         }
         any

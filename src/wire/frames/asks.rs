@@ -48,6 +48,24 @@ impl AskItem {
     }
 }
 
+impl AskItem {
+    /// The id of a question.
+    pub(crate) fn question_id(&self) -> Option<u64> {
+        match self {
+            Self::Get { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// The id of a call.
+    pub(crate) fn call_id(&self) -> Option<u64> {
+        match self {
+            Self::Call(call) => Some(call.id),
+            _ => None,
+        }
+    }
+}
+
 /// A frame as it is read.
 #[derive(Debug, Default)]
 pub(crate) struct AskFrame {
