@@ -25,8 +25,10 @@ macro_rules! on_all_transports {
 
 mod askers;
 mod asks;
+mod breaks;
 mod calls;
 mod handlers;
+mod limits;
 mod messages;
 mod net;
 mod only;
