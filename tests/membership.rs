@@ -350,7 +350,7 @@ async fn who_is_refused_counts_every_refusal_and_says_so_once() {
     network.cut("a:1", "b:1");
     until("it is lost", || a.sees_down("b:1")).await;
     a.group.get(&keys[1]).await.unwrap();
-    assert_eq!((a.group.stats().fetches.refused, only_here.stats().fetches.refused), (0, 6));
+    assert_eq!((a.group.stats().fetches.refused, only_here.stats().fetches.refused), (0, 10));
 }
 
 #[tokio::test(start_paused = true)]

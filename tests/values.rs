@@ -820,14 +820,14 @@ async fn what_peers_ask_for_again_and_again_is_encoded_twice_and_again_when_it_c
         node.group("g").codec(Counted(Arc::clone(&encodes))).hot_share(0.0).loader(loader).build().unwrap()
     })
     .await;
-    let key = (0..).map(|n| format!("k{n}")).find(|key| cluster.owner_of(key.as_bytes()) == 1).unwrap();
+    let key = (0..100).map(|n| format!("k{n}")).find(|key| cluster.owner_of(key.as_bytes()) == 1).unwrap();
     let (asker, owner) = (&cluster.groups[0], &cluster.groups[1]);
     for change in 0..3 {
         version.store(change, Ordering::SeqCst);
         match change {
             0 => {}
-            1 => drop(asker.remove(&key).await.unwrap().everywhere().unwrap()),
-            _ => drop(owner.insert(&key, format!("{key} at {change}")).await.unwrap().everywhere().unwrap()),
+            1 => asker.remove(&key).await.unwrap().everywhere().unwrap(),
+            _ => owner.insert(&key, format!("{key} at {change}")).await.unwrap().everywhere().unwrap(),
         }
         // Loaded, or there; what an insert encodes for itself does not count.
         owner.get(&key).await.unwrap();

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use peers::beside::{self, Company};
 use peers::contenders::Kind;
 use peers::options::{Effort, HELP, Options, Part};
+use peers::ratios::taste;
 use peers::remote::{self, Plan};
 use peers::report::Report;
 use peers::{bytes_per_entry, hits, pinned, servers, soak};
@@ -70,7 +71,9 @@ fn run(options: &Options) -> Result<()> {
     if wants(Part::Bytes) {
         bytes_per_entry::measure(options, &mut report)?;
     }
-    // Hit ratios on traces have their place here.
+    if wants(Part::Ratios) {
+        taste::measure(options, &mut report);
+    }
     // What takes long is on request, and part of a look at everything.
     let asks = |part| options.part == part || wants(part) && options.effort != Effort::Quick;
     if asks(Part::Slow) {

@@ -21,6 +21,8 @@ pub enum Part {
     Hits,
     /// Bytes per entry alone.
     Bytes,
+    /// A taste of the hit ratios alone.
+    Ratios,
     /// Hits beside slow loads.
     Slow,
     /// Small gets beside large values.
@@ -30,11 +32,12 @@ pub enum Part {
 }
 
 impl Part {
-    const NAMES: [(&str, Self); 7] = [
+    const NAMES: [(&str, Self); 8] = [
         ("remote", Self::Remote),
         ("pinned", Self::Pinned),
         ("hits", Self::Hits),
         ("bytes", Self::Bytes),
+        ("ratios", Self::Ratios),
         ("slow", Self::Slow),
         ("large", Self::Large),
         ("soak", Self::Soak),
@@ -76,7 +79,7 @@ pub const HELP: &str = "\
 peers [--quick | --moment] [PART] [options]
 
 Without a part: everything, and as the last line one JSON object with the ratios.
-PART: remote, pinned, hits, bytes; slow and large, not with --quick; soak, only when asked for or for a moment.
+PART: remote, pinned, hits, bytes, ratios; slow and large, not with --quick; soak, only when asked for or for a moment.
 
   --quick            within three minutes
   --moment           one tiny round of everything

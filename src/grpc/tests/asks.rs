@@ -36,7 +36,9 @@ fn odd_answer(number: usize) -> Answer {
     match number % 3 {
         0 => value_answer(pattern(number), Some(Duration::from_secs(number as u64))),
         1 => Answer { outcome: Outcome::NotFound, held: Duration::from_micros(number as u64) },
-        _ => failed_answer(Error::Load(LoadError::new(format!("key {number}")).with_code(number as u32))),
+        _ => failed_answer(Error::Load(
+            LoadError::new(format!("key {number}")).with_code(u32::try_from(number).unwrap()),
+        )),
     }
 }
 
@@ -179,7 +181,7 @@ async fn a_slow_key_does_not_hold_up_the_quick_ones_of_its_ask() {
         let until = until.clone();
         async move {
             let number = usize_of(&get.key);
-            if number % 10 == 0 {
+            if number.is_multiple_of(10) {
                 until.cancelled().await;
             }
             Ok(odd_answer(number))
@@ -258,9 +260,9 @@ async fn questions_of_different_groups_and_limits_may_share_a_frame() {
     let node = node.await;
     let connection = node.connect().await;
     let of = |number: u32| {
-        let group = Arc::from(if number % 2 == 0 { "even" } else { "odd" });
+        let group = Arc::from(if number.is_multiple_of(2) { "even" } else { "odd" });
         let time_limit = Duration::from_micros(u64::from(number) << 33);
-        GetTerms { group, schema: number / 3, time_limit, nested: number % 5 == 0 }
+        GetTerms { group, schema: number / 3, time_limit, nested: number.is_multiple_of(5) }
     };
     // Asked without a pause in between: they gather.
     let asks: Vec<_> =

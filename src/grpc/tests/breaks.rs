@@ -175,10 +175,10 @@ async fn an_insert_that_was_given_up_is_not_stored_after_the_removal_that_follow
 
 #[tokio::test]
 async fn an_insert_that_is_given_up_half_way_is_forgotten_by_both_ends() {
-    let (handled, mut handles) = mpsc::unbounded_channel();
+    let (tell, mut told) = mpsc::unbounded_channel();
     let net = Net::grpc();
     let node = net.serve(super::handlers::replying(move |request| {
-        handled.send(std::mem::discriminant(&request.ask)).expect("the test waits for it");
+        tell.send(std::mem::discriminant(&request.ask)).expect("the test waits for it");
         Ok(super::handlers::fitting_reply(&request.ask))
     }));
     let node = node.await;
@@ -191,7 +191,7 @@ async fn an_insert_that_is_given_up_half_way_is_forgotten_by_both_ends() {
         drop(calls);
         soon(connection.call(remove(Scope::Group))).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
         // Nothing that comes behind the removal is an insert.
-        let last = std::iter::from_fn(|| handles.try_recv().ok()).last();
+        let last = std::iter::from_fn(|| told.try_recv().ok()).last();
         assert_eq!(last, Some(std::mem::discriminant(&remove(Scope::Group).ask)), "round {round}");
     }
     soon(connection.call(insert(pattern(2 << 20)))).await.expect("the connection is well");

@@ -178,7 +178,7 @@ async fn beyond_so_many_bytes_a_peer_is_busy_at_once_until_it_reads() {
     let mut exchange = server.exchange().await;
     let value = pattern(16 << 20);
     let mut calls: Vec<_> = (0..10).map(|_| connection.call(insert(value.clone()))).collect();
-    let busy = calls.iter_mut().filter_map(|call| call.now_or_never()).collect::<Vec<_>>();
+    let busy = calls.iter_mut().filter_map(futures::FutureExt::now_or_never).collect::<Vec<_>>();
     assert!(busy.iter().all(|outcome| matches!(outcome, Err(CallError::Busy))), "{busy:?}");
     assert!((4..=6).contains(&busy.len()), "{} of 10 inserts of 16 MiB find no room in 64 MiB", busy.len());
     // Questions find none either, and calls: everything is bounded by the same.

@@ -50,7 +50,9 @@ async fn frames_that_end_the_stream_say_why_and_leave_the_connection_alone() {
     ];
     for (case, frames) in cases {
         let client = healthy.again().await;
-        frames.into_iter().for_each(|frame| client.send(frame));
+        for frame in frames {
+            client.send(frame);
+        }
         let status = client.end().await.expect_err(case);
         assert_eq!(status.code(), Code::InvalidArgument, "{case}: {status:?}");
         assert!(!status.message().is_empty(), "{case} is not explained");
@@ -115,7 +117,9 @@ async fn an_insert_that_is_too_large_is_refused_once_all_of_it_has_come() {
     let mut all: Vec<_> = slices(1, &large).collect();
     let end = all.split_off(all.len() - 1);
     client.send(AskFrame { calls: vec![insert_call(1, large.len())], ..Default::default() });
-    all.into_iter().for_each(|slice| client.send(AskFrame { slices: vec![slice], ..Default::default() }));
+    for slice in all {
+        client.send(AskFrame { slices: vec![slice], ..Default::default() });
+    }
     client.send(AskFrame { calls: vec![remove_call(2)], ..Default::default() });
     assert_eq!(client.responses(1).await[0].id, 2, "the first has not come to its end");
     client.send(AskFrame { slices: end, ..Default::default() });
@@ -224,7 +228,7 @@ async fn a_value_that_is_too_large_is_refused_and_its_slices_are_taken_for_no_ot
         ..Default::default()
     });
     // Whenever that question ends, the next one is not confused with it.
-    let next = tokio::spawn({
+    let second = tokio::spawn({
         let connection = Arc::clone(&connection);
         async move { ask(&connection, numbered([1])).answers().await }
     });
@@ -246,7 +250,7 @@ async fn a_value_that_is_too_large_is_refused_and_its_slices_are_taken_for_no_ot
             ..Default::default()
         });
     }
-    assert!(super::askers::value_of(soon(next).await.expect("no panic").remove(0)) == fitting);
+    assert!(super::askers::value_of(soon(second).await.expect("no panic").remove(0)) == fitting);
     let error = asked.errors().await.remove(0);
     assert_eq!(refused(Err(error)).kind, crate::message::RefusalKind::TooLarge);
 }

@@ -5,6 +5,7 @@
 
 pub mod caches;
 pub mod optimum;
+pub mod taste;
 pub mod traces;
 
 /// One request of a trace: a key, by its number, and what its value weighs.
