@@ -5,7 +5,7 @@
 //! are stopped when the work is done.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
+use crate::stats::Counter;
 
 /// The kinds of work that a shutdown can cut short.
 #[derive(Clone, Copy, Debug)]
@@ -59,8 +60,9 @@ pub(crate) struct Tasks {
     /// Cuts the work short.
     cut: CancellationToken,
     is_cut: AtomicBool,
-    /// Work that no task of its own is.
-    others: AtomicUsize,
+    /// Work that no task of its own is: how much has begun, and how much has ended.
+    begun: Counter,
+    ended: Counter,
     others_ended: Notify,
     /// Asks the services to end.
     stop: CancellationToken,
@@ -124,7 +126,7 @@ impl Tasks {
     /// Something begins that is work, though no task of its own is: the node waits for its [`end`](Self::end) as it does
     /// for tasks.
     pub(crate) fn begin(&self) {
-        self.others.fetch_add(1, Ordering::SeqCst);
+        self.begun.one();
     }
 
     /// It ends. If it was dropped because the work is cut short, it counts as cut short.
@@ -132,18 +134,22 @@ impl Tasks {
         if self.is_cut.load(Ordering::SeqCst) {
             self.cut_short[kind as usize].fetch_add(1, Ordering::Relaxed);
         }
-        if self.others.fetch_sub(1, Ordering::SeqCst) == 1 && self.work.is_closed() {
+        self.ended.one();
+        if self.work.is_closed() {
             self.others_ended.notify_waiters();
         }
     }
 
     /// Waits until all that has begun has ended, tasks or not.
-    async fn ended(&self) {
+    async fn all_ended(&self) {
         loop {
             self.work.wait().await;
-            let ended = self.others_ended.notified();
-            if self.others.load(Ordering::SeqCst) > 0 {
-                ended.await;
+            let another = self.others_ended.notified();
+            // What has ended is read first: if it is as much as has begun by the time that is read, then in between nothing
+            // was under way.
+            let ended = self.ended.get();
+            if ended < self.begun.get() {
+                another.await;
             } else if self.work.is_empty() {
                 return;
             }
@@ -170,10 +176,10 @@ impl Tasks {
     pub(crate) async fn join(&self, limit: Duration) -> ShutdownReport {
         self.work.close();
         // A time-out is no failure here: it is what the limit is for.
-        let _ = tokio::time::timeout(limit, self.ended()).await;
+        let _ = tokio::time::timeout(limit, self.all_ended()).await;
         self.is_cut.store(true, Ordering::SeqCst);
         self.cut.cancel();
-        self.ended().await;
+        self.all_ended().await;
         self.services.close();
         self.stop.cancel();
         let _ = tokio::time::timeout(SERVICES_END, self.services.wait()).await;

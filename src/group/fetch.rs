@@ -130,7 +130,8 @@ impl<V: Value> Inner<V> {
             return Arc::new(trip).ask(leads);
         }
         let leads: Vec<_> = leads.collect();
-        self.context.tasks.work(Work::Fetch, async move {
+        // The trip itself is what counts as work.
+        self.context.tasks.service_until_cut(async move {
             let left = trip.until().since(trip.group.now());
             match tokio::time::timeout(left, trip.peer().until_tried()).await {
                 Ok(()) => {
@@ -271,7 +272,7 @@ impl<V: Value> Inner<V> {
         for lead in leads.iter().filter(|lead| lead.flight().is_hurried()) {
             self.pull_ahead(lead.key().as_ref());
         }
-        let landings = leads.into_iter().zip(boarded).map(async |(lead, boarded)| {
+        let landings = leads.into_iter().zip(boarded).map(async |(lead, mut boarded)| {
             let landing = boarded.landing().await;
             self.land_fetch(lead, landing, None);
         });
@@ -326,7 +327,7 @@ impl<V: Value> Trip<V> {
         };
         if is_first {
             let trip = Arc::clone(self);
-            self.group.context.tasks.work(Work::Fetch, async move {
+            self.group.context.tasks.service_until_cut(async move {
                 tokio::task::yield_now().await;
                 let unserved = mem::take(&mut *trip.unserved());
                 trip.group.send_elsewhere(&trip, unserved);

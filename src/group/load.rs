@@ -63,10 +63,10 @@ pub(super) enum Boarded<V: Value> {
 
 impl<V: Value> Boarded<V> {
     /// What was found, or what the load brings. Dropping the future strands nobody.
-    pub(super) async fn landing(self) -> Landing<V> {
+    pub(super) async fn landing(&mut self) -> Landing<V> {
         match self {
-            Self::Found(found) => Ok(found),
-            Self::Joined(mut wait) | Self::Led(mut wait) => wait.landing().await,
+            Self::Found(found) => Ok(found.clone()),
+            Self::Joined(wait) | Self::Led(wait) => wait.landing().await,
         }
     }
 }

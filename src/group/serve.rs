@@ -94,7 +94,8 @@ impl<V: Value> Inner<V> {
         for ((at, key, limit), boarded) in missing.into_iter().zip(boarded) {
             // A client that names no limit gets the group's.
             let limit = if limit.is_zero() { self.config.timeout } else { limit };
-            served[at] = Served::Later(Arc::clone(self).serve_later(key, boarded, limit, received).boxed());
+            let passage = Passage { group: Arc::clone(self), key, boarded: Some(boarded) };
+            served[at] = Served::Later(Self::serve_later(passage, limit, received).boxed());
         }
     }
 
@@ -124,24 +125,15 @@ impl<V: Value> Inner<V> {
         Answer { outcome, held: Duration::ZERO }
     }
 
-    async fn serve_later(
-        self: Arc<Self>,
-        key: HashedKey,
-        boarded: Boarded<V>,
-        limit: Duration,
-        received: Moment,
-    ) -> Result<Answer, Refusal> {
-        let tally = Tally::new(&self.served);
-        // Dropped after the wait, if that does not end with a landing.
-        let unawaited = Unawaited { group: &self, key: &key };
-        let landing = tokio::time::timeout(limit, boarded.landing()).await;
-        if landing.is_ok() {
-            std::mem::forget(unawaited);
-        }
+    async fn serve_later(mut passage: Passage<V>, limit: Duration, received: Moment) -> Result<Answer, Refusal> {
+        let group = Arc::clone(&passage.group);
+        let tally = Tally::new(&group.served);
+        let landing = tokio::time::timeout(limit, passage.landing()).await;
+        drop(passage);
         // Read before the value is encoded: what that takes has to count as the way, or the copy would outlive the
         // original.
-        let now = self.now();
-        self.answer(landing.unwrap_or(Err(Error::Timeout { limit })), tally, received, now)
+        let now = group.now();
+        group.answer(landing.unwrap_or(Err(Error::Timeout { limit })), tally, received, now)
     }
 
     fn answer(&self, landing: Landing<V>, tally: Tally<'_>, received: Moment, now: Moment) -> Result<Answer, Refusal> {
@@ -197,15 +189,30 @@ impl<V: Value> Inner<V> {
     }
 }
 
-/// Gives a load up that nobody waits for any more, unless it has begun.
-struct Unawaited<'a, V: Value> {
-    group: &'a Arc<Inner<V>>,
-    key: &'a HashedKey,
+/// A peer's wait for a load. If it is dropped before the load has landed, and nobody else waits, the load is given up,
+/// unless it has begun.
+struct Passage<V: Value> {
+    group: Arc<Inner<V>>,
+    key: HashedKey,
+    /// `None` once it has landed.
+    boarded: Option<Boarded<V>>,
 }
 
-impl<V: Value> Drop for Unawaited<'_, V> {
+impl<V: Value> Passage<V> {
+    async fn landing(&mut self) -> Landing<V> {
+        let Some(boarded) = &mut self.boarded else { return Err(Error::Closed) };
+        let landing = boarded.landing().await;
+        self.boarded = None;
+        landing
+    }
+}
+
+impl<V: Value> Drop for Passage<V> {
     fn drop(&mut self) {
-        self.group.give_up_unawaited(self.key.as_ref());
+        // This wait ends first, and does not count.
+        if self.boarded.take().is_some() {
+            self.group.give_up_unawaited(self.key.as_ref());
+        }
     }
 }
 

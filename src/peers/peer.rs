@@ -13,6 +13,7 @@ use crate::clock::{self, Clock};
 use crate::member::{Member, NodeName};
 use crate::membership::{Differences, Health, Members, PeerState};
 use crate::message::{GetTerms, Hello, Incarnation, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::stats::Counter;
 use crate::time::Moment;
 use crate::transport::{CallError, Connection, Question, Unreachable};
 
@@ -57,7 +58,7 @@ pub(crate) struct Peer {
     /// `line` says, and changed with it.
     live: ArcSwapOption<Live>,
     /// Requests that were sent, questions included.
-    questions: AtomicU64,
+    questions: Counter,
     /// The moving average of the way there and back in nanoseconds; 0 if it has not been measured.
     latency: AtomicU64,
     /// Set once the first try to reach it has ended, well or badly: until then requests wait for that.
@@ -88,7 +89,7 @@ impl Peer {
             clock,
             line: Mutex::default(),
             live: ArcSwapOption::empty(),
-            questions: AtomicU64::new(0),
+            questions: Counter::default(),
             latency: AtomicU64::new(0),
             tried: SetOnce::new(),
             news: Notify::new(),
@@ -121,7 +122,7 @@ impl Peer {
     pub(crate) async fn call(&self, request: Request) -> Result<Reply, CallError> {
         self.until_tried().await;
         let connection = self.connection()?;
-        self.questions.fetch_add(1, Ordering::Relaxed);
+        self.questions.one();
         let sent = self.clock.now();
         let outcome = connection.call(request).await;
         match &outcome {
@@ -143,7 +144,7 @@ impl Peer {
         terms: GetTerms,
         questions: &mut dyn ExactSizeIterator<Item = Question>,
     ) {
-        self.questions.fetch_add(questions.len() as u64, Ordering::Relaxed);
+        self.questions.add(questions.len() as u64);
         if let Some(live) = &*self.live.load() {
             return live.0.ask(sender, terms, &mut questions.into_iter());
         }
@@ -362,7 +363,7 @@ impl Peer {
             state: line.health.state(),
             down_for: line.health.down_for(self.clock.now()),
             latency: Some(self.latency.load(Ordering::Relaxed)).filter(|way| *way > 0).map(Duration::from_nanos),
-            requests: self.questions.load(Ordering::Relaxed),
+            requests: self.questions.get(),
             failures: line.failures,
             fingerprint: line.belief.as_ref().map(|belief| belief.fingerprint),
             differs: line.belief.as_ref().and_then(|belief| belief.differences(ours)),
