@@ -9,11 +9,12 @@
 //! - memory is bounded whatever is asked: questions wait unread while answers wait unsent, and so many may wait for
 //!   loads.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable, BoxFuture};
@@ -78,6 +79,15 @@ impl Section {
     fn left(&self) -> usize {
         self.wanted.len() - self.looked_at
     }
+
+    /// Takes out what is not wanted any more, and gives the ids of that.
+    fn give_up(&mut self, unwanted: &HashSet<u64>) -> Vec<u64> {
+        let asked = mem::take(&mut self.ids).into_iter().zip(mem::take(&mut self.wanted));
+        let left = asked.skip(mem::take(&mut self.looked_at));
+        let (given_up, left): (Vec<_>, Vec<_>) = left.partition(|(id, _)| unwanted.contains(id));
+        (self.ids, self.wanted) = left.into_iter().unzip();
+        given_up.into_iter().map(|(id, _)| id).collect()
+    }
 }
 
 impl Answers {
@@ -112,6 +122,8 @@ impl Answers {
         if frame.sender.is_some() {
             self.sender = frame.sender;
         }
+        // First: an id that is given up may be used again in the same frame, if its response has crossed with that.
+        self.give_up(frame.cancelled);
         self.batch.credit(usize::try_from(frame.credit).unwrap_or(usize::MAX));
         for call in frame.calls {
             self.take_call(call)?;
@@ -133,10 +145,6 @@ impl Answers {
         }
         if let Some(credit) = self.inserts.credit() {
             self.batch.push_urgent(AnswerItem::Credit(credit), ITEM_BYTES);
-        }
-        // Last, so that what was asked and given up in one frame is not overlooked.
-        for id in frame.cancelled {
-            self.give_up(id);
         }
         Ok(())
     }
@@ -225,18 +233,29 @@ impl Answers {
         abort
     }
 
-    fn give_up(&mut self, id: u64) {
-        let limit = std::time::Duration::ZERO;
-        if self.inserts.forget(id) {
-            return self.respond(id, Err(Refusal::new(RefusalKind::Invalid, "the request was given up")));
+    /// Nobody wants these any more. What has been answered by now, or is on its way, has its response.
+    fn give_up(&mut self, cancelled: Vec<u64>) {
+        let mut others = HashSet::new();
+        for id in cancelled {
+            if self.inserts.forget(id) {
+                self.respond(id, Err(Refusal::new(RefusalKind::Invalid, "the request was given up")));
+            } else if let Some(abort) = self.aborts.remove(&id) {
+                abort.abort();
+                self.respond_given_up(id);
+            } else if self.batch.give_up(id).is_some() {
+                self.respond_given_up(id);
+            } else {
+                others.insert(id);
+            }
         }
-        if let Some(abort) = self.aborts.remove(&id) {
-            abort.abort();
-        } else if self.batch.give_up(id).is_none() {
-            // It has been answered, or will be on its turn.
-            return;
+        if !others.is_empty() {
+            let given_up: Vec<_> = self.backlog.iter_mut().flat_map(|section| section.give_up(&others)).collect();
+            given_up.into_iter().for_each(|id| self.respond_given_up(id));
         }
-        self.respond(id, Ok(failed(Error::Timeout { limit })));
+    }
+
+    fn respond_given_up(&mut self, id: u64) {
+        self.respond(id, Ok(failed(Error::Timeout { limit: Duration::ZERO })));
     }
 
     fn respond(&mut self, id: u64, reply: Result<Reply, Refusal>) {
@@ -337,7 +356,7 @@ impl Stream for Answers {
 }
 
 fn failed(error: Error) -> Reply {
-    Reply::Get(Answer { outcome: Outcome::Failed(error), held: std::time::Duration::ZERO })
+    Reply::Get(Answer { outcome: Outcome::Failed(error), held: Duration::ZERO })
 }
 
 fn misbehaved(how: BadSlice) -> Refusal {
