@@ -34,3 +34,4 @@ mod net;
 mod only;
 mod protocol;
 mod raw;
+mod seeded;

@@ -254,3 +254,36 @@ async fn a_value_that_is_too_large_is_refused_and_its_slices_are_taken_for_no_ot
     let error = asked.errors().await.remove(0);
     assert_eq!(refused(Err(error)).kind, crate::message::RefusalKind::TooLarge);
 }
+
+#[tokio::test]
+async fn what_is_given_up_before_it_was_looked_at_has_its_response_and_is_not_looked_at() {
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let net = Net::grpc();
+    let node = net.serve(answering_now(move |key| {
+        seen.lock().expect("no panic").push(key.clone());
+        Ok(value_answer(pattern(100_000), None))
+    }));
+    let mut client = RawClient::connect(&node.await.own_address(), WINDOW).await;
+    // So many large values, and no credit for them, that those who come after are not looked at.
+    client.send(questions((0..100).map(|id| question(id, b"large")).collect()));
+    client.send(questions((100..110).map(|id| question(id, b"unwanted")).collect()));
+    client.send(AskFrame { cancelled: (100..110).collect(), calls: vec![remove_call(200)], ..AskFrame::default() });
+    let mut responses: Vec<u64> = Vec::new();
+    while !responses.contains(&200) || responses.iter().filter(|id| (100..110).contains(*id)).count() < 10 {
+        let frame = client.next().await.expect("the stream goes on").expect("the stream goes on");
+        responses.extend(frame.responses.iter().map(|response| response.id));
+    }
+    assert!(!asked.lock().expect("no panic").contains(&Key::new("unwanted")));
+    // An id may be given up, and be used again for another question, in one frame: if the response was on its way.
+    client.send(AskFrame { cancelled: vec![100], ..questions(vec![question(100, b"wanted")]) });
+    client.send(AskFrame { credit: 1 << 20, ..AskFrame::default() });
+    let mut response = None;
+    while response.is_none() {
+        let frame = client.next().await.expect("the stream goes on").expect("the stream goes on");
+        let credit = frame.slices.iter().map(|slice| slice.bytes.len() as u64).sum();
+        client.send(AskFrame { credit, ..AskFrame::default() });
+        response = frame.responses.into_iter().find(|response| response.id == 100);
+    }
+    assert_eq!(response.expect("found").sliced, 100_000);
+}
