@@ -568,3 +568,18 @@ async fn values_of_all_sizes_come_whole_and_removals_pass_them() {
 fn sized(len: usize) -> Bytes {
     (0..=250_u8).collect::<Vec<_>>().repeat(len / 251 + 1)[..len].to_vec().into()
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_is_cut_short_once_also_if_its_peer_has_never_been_tried() {
+    let network = peerage::MemoryNetwork::new();
+    network.black_hole("node-1:1", "node-2:1");
+    let node = network.node("node-1:1").peers(["node-1:1", "node-2:1"]).start().await.unwrap();
+    let group = Source::new().group(0, &node);
+    let owner_of = |key: &String| node.placement().owner_of(key.as_bytes()) == "node-2:1";
+    let key = (0..).map(|number| format!("key-{number}")).find(owner_of).unwrap();
+    let get = tokio::spawn(async move { group.get(&key).await });
+    tokio::task::yield_now().await;
+    let report = node.shutdown(Duration::from_millis(1)).await;
+    assert_eq!((report.loads_cut, report.fetches_cut, report.removals_cut), (0, 1, 0));
+    assert!(matches!(get.await.unwrap(), Err(Error::Closed)));
+}
