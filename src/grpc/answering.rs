@@ -250,7 +250,9 @@ impl Answers {
         }
         if !others.is_empty() {
             let given_up: Vec<_> = self.backlog.iter_mut().flat_map(|section| section.give_up(&others)).collect();
-            given_up.into_iter().for_each(|id| self.respond_given_up(id));
+            for id in given_up {
+                self.respond_given_up(id);
+            }
         }
     }
 
