@@ -199,7 +199,9 @@ async fn a_load_that_nobody_waits_for_any_more_is_not_begun_and_one_that_has_beg
         .await;
     tokio::task::yield_now().await;
     begun.abort();
-    left.into_iter().for_each(|left| left.abort());
+    for left in left {
+        left.abort();
+    }
     until("the one that nobody wants has left the line", || cluster.groups[1].stats().loads_queued == 2).await;
     source.gate.open();
     assert_eq!(joined.await.unwrap().unwrap(), format!("value of {}", keys[2]));
@@ -228,9 +230,10 @@ async fn who_joins_a_fetch_keeps_it_alive_when_the_first_has_left() {
     // The joiner joins the fetch, on the node that asks.
     until("somebody has joined", || cluster.groups[0].stats().flights == 3 && !joiner.is_finished()).await;
     tokio::task::yield_now().await;
-    let joined = cluster.groups[0].get_with(&keys[1], GetOptions::new().timeout(Duration::from_millis(1))).await;
-    assert!(matches!(joined, Err(Error::Timeout { .. })));
-    (first.abort(), unwanted.abort());
+    let in_time = cluster.groups[0].get_with(&keys[1], GetOptions::new().timeout(Duration::from_millis(1))).await;
+    assert!(matches!(in_time, Err(Error::Timeout { .. })));
+    first.abort();
+    unwanted.abort();
     until("what nobody wants has left the line", || cluster.groups[1].stats().loads_queued == 1).await;
     source.gate.open();
     assert_eq!(joiner.await.unwrap().unwrap(), format!("value of {}", keys[1]));
@@ -576,7 +579,7 @@ async fn a_fetch_is_cut_short_once_also_if_its_peer_has_never_been_tried() {
     let node = network.node("node-1:1").peers(["node-1:1", "node-2:1"]).start().await.unwrap();
     let group = Source::new().group(0, &node);
     let owner_of = |key: &String| node.placement().owner_of(key.as_bytes()) == "node-2:1";
-    let key = (0..).map(|number| format!("key-{number}")).find(owner_of).unwrap();
+    let key = (0..1000).map(|number| format!("key-{number}")).find(owner_of).unwrap();
     let get = tokio::spawn(async move { group.get(&key).await });
     tokio::task::yield_now().await;
     let report = node.shutdown(Duration::from_millis(1)).await;
