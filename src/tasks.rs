@@ -64,6 +64,8 @@ pub(crate) struct Tasks {
     begun: Counter,
     ended: Counter,
     others_ended: Notify,
+    /// Whether somebody waits for that. (Sequentially consistent, like the counts: whoever ends sees it, or is seen.)
+    joining: AtomicBool,
     /// Asks the services to end.
     stop: CancellationToken,
     /// Ends the services.
@@ -135,7 +137,7 @@ impl Tasks {
             self.cut_short[kind as usize].fetch_add(1, Ordering::Relaxed);
         }
         self.ended.one();
-        if self.work.is_closed() {
+        if self.joining.load(Ordering::SeqCst) {
             self.others_ended.notify_waiters();
         }
     }
@@ -175,6 +177,7 @@ impl Tasks {
     /// Waits up to `limit` for the work, cuts short what is left of it, then ends the services, and joins every task.
     pub(crate) async fn join(&self, limit: Duration) -> ShutdownReport {
         self.work.close();
+        self.joining.store(true, Ordering::SeqCst);
         // A time-out is no failure here: it is what the limit is for.
         let _ = tokio::time::timeout(limit, self.all_ended()).await;
         self.is_cut.store(true, Ordering::SeqCst);

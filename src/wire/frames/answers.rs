@@ -12,6 +12,7 @@ use crate::message::{Answer, Copy, Outcome, Refusal, Reply};
 use super::super::parts::{duration, invalid, micros};
 use super::super::proto;
 use super::super::refusal::{MAX_REFUSAL_LEN, refusal_of};
+use super::Parts;
 use super::asks::{message_in, put_message};
 use super::fields::{Fields, Head, nested_len, number_len, varint_len};
 
@@ -149,8 +150,10 @@ pub(crate) fn decode_answers(frame: &Bytes) -> Result<AnswerFrame, Refusal> {
     // Grown a few times, rather than once for each doubling: frames are small, or full of answers.
     let responses = Vec::with_capacity(frame.len() / 512 + 1);
     let mut read = AnswerFrame { responses, ..AnswerFrame::default() };
+    let mut parts = Parts(0);
     let mut fields = Fields::new(frame, 0..frame.len());
     while let Some(field) = fields.next()? {
+        parts.one()?;
         match field.number {
             1 => read.credit = read.credit.saturating_add(field.value()?),
             2 => read.responses.push(response_in(frame, field.bytes()?)?),

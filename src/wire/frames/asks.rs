@@ -12,9 +12,10 @@ use crate::key::Key;
 use crate::message::{Ask, GetTerms, Refusal, Sender};
 
 use super::super::parts::{duration, group_in, invalid, micros};
+use super::super::proto;
 use super::super::request::{WireRequest, terms_in};
 use super::super::sender::sender_in;
-use super::super::{MAX_COUNT, proto};
+use super::Parts;
 use super::answers::{put_slice, slice_in, slice_len};
 use super::fields::{Broken, Fields, Head, nested_len, number_len};
 
@@ -171,16 +172,17 @@ fn put_gets(terms: &GetTerms, gets: &[Part<AskItem>], buf: &mut impl BufMut) {
 
 /// Reads a frame.
 pub(crate) fn decode_asks(frame: &Bytes) -> Result<AskFrame, Refusal> {
-    let mut read = AskFrame::default();
+    let (mut read, mut parts) = (AskFrame::default(), Parts(0));
     let mut fields = Fields::new(frame, 0..frame.len());
     while let Some(field) = fields.next()? {
+        parts.one()?;
         match field.number {
             1 => read.sender = sender_in(Some(message_in(frame, field.bytes()?)?))?,
-            2 if field.is_bytes() => read.cancelled.extend(packed_in(frame, field.bytes()?)?),
+            2 if field.is_bytes() => packed_in(frame, field.bytes()?, &mut read.cancelled, &mut parts)?,
             2 => read.cancelled.push(field.value()?),
             3 => read.credit = read.credit.saturating_add(field.value()?),
             4 => read.calls.push(message_in(frame, field.bytes()?)?),
-            5 => read.gets.push(gets_in(frame, field.bytes()?)?),
+            5 => read.gets.push(gets_in(frame, field.bytes()?, &mut parts)?),
             6 => read.slices.push(slice_in(frame, field.bytes()?)?),
             _ => {}
         }
@@ -188,17 +190,17 @@ pub(crate) fn decode_asks(frame: &Bytes) -> Result<AskFrame, Refusal> {
     Ok(read)
 }
 
-fn packed_in(frame: &Bytes, range: Range<usize>) -> Result<Vec<u64>, Refusal> {
+fn packed_in(frame: &Bytes, range: Range<usize>, numbers: &mut Vec<u64>, parts: &mut Parts) -> Result<(), Refusal> {
     // Numbers without fields around them.
     let mut packed = &frame[range];
-    let mut numbers = Vec::new();
     while !packed.is_empty() {
+        parts.one()?;
         numbers.push(prost::encoding::decode_varint(&mut packed).map_err(|_| Broken)?);
     }
-    Ok(numbers)
+    Ok(())
 }
 
-fn gets_in(frame: &Bytes, range: Range<usize>) -> Result<Gets, Refusal> {
+fn gets_in(frame: &Bytes, range: Range<usize>, parts: &mut Parts) -> Result<Gets, Refusal> {
     let (mut group, mut schema, mut nested) = (0..0, 0, false);
     let mut questions = Vec::with_capacity(range.len() / 32 + 1);
     let mut fields = Fields::new(frame, range);
@@ -210,9 +212,7 @@ fn gets_in(frame: &Bytes, range: Range<usize>) -> Result<Gets, Refusal> {
             4 => questions.push(question_in(frame, field.bytes()?)?),
             _ => {}
         }
-        if questions.len() > MAX_COUNT {
-            return Err(invalid(format!("more than the {MAX_COUNT} questions that one frame may carry")));
-        }
+        parts.one()?;
     }
     let group = std::str::from_utf8(&frame[group]).map_err(|_| Broken)?;
     let terms = group_in(group).map(|group| terms_in(group, schema, 0, nested));

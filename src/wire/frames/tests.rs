@@ -195,3 +195,17 @@ fn a_section_of_a_name_that_is_too_long_is_refused_by_itself() {
     let read = decode_asks(&frame.encode_to_vec().into()).unwrap();
     assert!(read.gets[0].terms.is_err() && read.gets[1].terms.is_ok());
 }
+
+#[test]
+fn a_frame_of_very_many_parts_is_refused_before_it_becomes_large() {
+    let too_many = crate::wire::MAX_COUNT + 1;
+    let calls = proto::AskFrame { calls: vec![proto::Call::default(); too_many], ..Default::default() };
+    let questions = vec![proto::Question::default(); too_many / 2 + 1];
+    let gets = proto::Gets { questions, ..Default::default() };
+    let gets = proto::AskFrame { gets: vec![gets; 2], ..Default::default() };
+    for frame in [calls, gets] {
+        assert!(decode_asks(&frame.encode_to_vec().into()).unwrap_err().message.contains("parts"));
+    }
+    let slices = proto::AnswerFrame { slices: vec![proto::Slice::default(); too_many], ..Default::default() };
+    assert!(decode_answers(&slices.encode_to_vec().into()).unwrap_err().message.contains("parts"));
+}
