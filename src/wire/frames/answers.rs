@@ -12,8 +12,7 @@ use crate::message::{Answer, Copy, Outcome, Refusal, Reply};
 use super::super::parts::{duration, invalid, micros};
 use super::super::proto;
 use super::super::refusal::{MAX_REFUSAL_LEN, refusal_of};
-use super::Parts;
-use super::asks::{message_in, put_message};
+use super::common::{Parts, message_in, put_message, put_slice, slice_in, slice_len};
 use super::fields::{Fields, Head, nested_len, number_len, varint_len};
 
 /// What can be put into a frame.
@@ -150,7 +149,7 @@ pub(crate) fn decode_answers(frame: &Bytes) -> Result<AnswerFrame, Refusal> {
     // Grown a few times, rather than once for each doubling: frames are small, or full of answers.
     let responses = Vec::with_capacity(frame.len() / 512 + 1);
     let mut read = AnswerFrame { responses, ..AnswerFrame::default() };
-    let mut parts = Parts(0);
+    let mut parts = Parts::default();
     let mut fields = Fields::new(frame, 0..frame.len());
     while let Some(field) = fields.next()? {
         parts.one()?;
@@ -220,29 +219,4 @@ fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
         }
     }
     Ok(copy)
-}
-
-pub(super) fn slice_len(slice: &Slice) -> usize {
-    nested_len(number_len(slice.id) + nested_len(slice.bytes.len()))
-}
-
-pub(super) fn put_slice(field: u8, slice: &Slice, buf: &mut impl BufMut) {
-    let len = slice.bytes.len();
-    let mut head = Head::new();
-    head.nested(field, number_len(slice.id) + nested_len(len)).number(1, slice.id).nested(2, len);
-    head.put(buf);
-    buf.put_slice(&slice.bytes);
-}
-
-pub(super) fn slice_in(frame: &Bytes, range: Range<usize>) -> Result<Slice, Refusal> {
-    let (mut id, mut bytes) = (0, Bytes::new());
-    let mut fields = Fields::new(frame, range);
-    while let Some(field) = fields.next()? {
-        match field.number {
-            1 => id = field.value()?,
-            2 => bytes = frame.slice(field.bytes()?),
-            _ => {}
-        }
-    }
-    Ok(Slice { id, bytes })
 }

@@ -15,8 +15,7 @@ use super::super::parts::{duration, group_in, invalid, micros};
 use super::super::proto;
 use super::super::request::{WireRequest, terms_in};
 use super::super::sender::sender_in;
-use super::Parts;
-use super::answers::{put_slice, slice_in, slice_len};
+use super::common::{Parts, message_in, put_message, put_slice, slice_in, slice_len};
 use super::fields::{Broken, Fields, Head, nested_len, number_len};
 
 /// What can be put into a frame.
@@ -172,7 +171,7 @@ fn put_gets(terms: &GetTerms, gets: &[Part<AskItem>], buf: &mut impl BufMut) {
 
 /// Reads a frame.
 pub(crate) fn decode_asks(frame: &Bytes) -> Result<AskFrame, Refusal> {
-    let (mut read, mut parts) = (AskFrame::default(), Parts(0));
+    let (mut read, mut parts) = (AskFrame::default(), Parts::default());
     let mut fields = Fields::new(frame, 0..frame.len());
     while let Some(field) = fields.next()? {
         parts.one()?;
@@ -231,15 +230,4 @@ fn question_in(frame: &Bytes, range: Range<usize>) -> Result<Question, Refusal> 
         }
     }
     Ok(question)
-}
-
-/// A rare message, read by the generated code.
-pub(super) fn message_in<M: Message + Default>(frame: &Bytes, range: Range<usize>) -> Result<M, Refusal> {
-    M::decode(frame.slice(range)).map_err(|error| invalid(format!("the frame does not decode: {error}")))
-}
-
-/// A rare message, written by the generated code.
-pub(super) fn put_message<M: Message>(field: u8, message: &M, buf: &mut impl BufMut) {
-    Head::new().nested(field, message.encoded_len()).put(buf);
-    message.encode_raw(buf);
 }

@@ -14,31 +14,13 @@
 
 mod answers;
 mod asks;
+mod common;
 mod fields;
 #[cfg(test)]
 mod tests;
 
-use crate::message::Refusal;
-
-use super::MAX_COUNT;
-use super::parts::invalid;
-
 pub(crate) use answers::{AnswerFrame, AnswerItem, Response, decode_answers, encode_answers, encoded_answers_len};
 pub(crate) use asks::{AskFrame, AskItem, Gets, call_in, decode_asks, encode_asks, encoded_asks_len};
-
-/// Counts the parts of a frame, and refuses more than it may have: a part may be as little as two bytes, and is a good deal
-/// more once it is read.
-struct Parts(usize);
-
-impl Parts {
-    fn one(&mut self) -> Result<(), Refusal> {
-        self.0 += 1;
-        if self.0 > MAX_COUNT {
-            return Err(invalid(format!("more than the {MAX_COUNT} parts that one frame may have")));
-        }
-        Ok(())
-    }
-}
 
 /// What a question or an answer takes in a frame beside its key and its value, about.
 pub(crate) const ITEM_BYTES: usize = 32;

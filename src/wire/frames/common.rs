@@ -1,0 +1,63 @@
+//! What both kinds of frame are made of: slices, rare messages, and no more parts than a frame may have.
+
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes};
+use prost::Message;
+
+use super::super::MAX_COUNT;
+use super::super::parts::invalid;
+use super::fields::{Fields, Head, nested_len, number_len};
+use crate::batch::Slice;
+use crate::message::Refusal;
+
+/// Counts the parts of a frame, and refuses more than it may have: a part may be as little as two bytes, and is a good deal
+/// more once it is read.
+#[derive(Default)]
+pub(super) struct Parts(usize);
+
+impl Parts {
+    pub(super) fn one(&mut self) -> Result<(), Refusal> {
+        self.0 += 1;
+        if self.0 > MAX_COUNT {
+            return Err(invalid(format!("more than the {MAX_COUNT} parts that one frame may have")));
+        }
+        Ok(())
+    }
+}
+
+/// A rare message, read by the generated code.
+pub(super) fn message_in<M: Message + Default>(frame: &Bytes, range: Range<usize>) -> Result<M, Refusal> {
+    M::decode(frame.slice(range)).map_err(|error| invalid(format!("the frame does not decode: {error}")))
+}
+
+/// A rare message, written by the generated code.
+pub(super) fn put_message<M: Message>(field: u8, message: &M, buf: &mut impl BufMut) {
+    Head::new().nested(field, message.encoded_len()).put(buf);
+    message.encode_raw(buf);
+}
+
+pub(super) fn slice_len(slice: &Slice) -> usize {
+    nested_len(number_len(slice.id) + nested_len(slice.bytes.len()))
+}
+
+pub(super) fn put_slice(field: u8, slice: &Slice, buf: &mut impl BufMut) {
+    let len = slice.bytes.len();
+    let mut head = Head::new();
+    head.nested(field, number_len(slice.id) + nested_len(len)).number(1, slice.id).nested(2, len);
+    head.put(buf);
+    buf.put_slice(&slice.bytes);
+}
+
+pub(super) fn slice_in(frame: &Bytes, range: Range<usize>) -> Result<Slice, Refusal> {
+    let (mut id, mut bytes) = (0, Bytes::new());
+    let mut fields = Fields::new(frame, range);
+    while let Some(field) = fields.next()? {
+        match field.number {
+            1 => id = field.value()?,
+            2 => bytes = frame.slice(field.bytes()?),
+            _ => {}
+        }
+    }
+    Ok(Slice { id, bytes })
+}
