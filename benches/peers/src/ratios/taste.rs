@@ -24,7 +24,7 @@ pub fn measure(options: &Options, report: &mut Report) {
     let zipf = traces::zipf(0.9, requests, SEED);
     let looping = traces::looping(u32::try_from(ROOM * 12 / 10).unwrap_or(u32::MAX), requests);
     for (name, field, trace) in [("Zipf 0.9", "zipf", &zipf), ("a loop over 1.2 times that", "loop", &looping)] {
-        let hits: Vec<f64> = ALL.iter().map(|(_, make)| hits_of(make, trace)).collect();
+        let hits: Vec<f64> = ALL.iter().map(|(_, make)| hits_of(*make, trace)).collect();
         let best = optimum::belady(trace, ROOM).by_count;
         report.number(format!("hit_ratio_{field}"), hits.first().copied());
         report.number(format!("hit_ratio_{field}_best_other"), hits.iter().skip(1).copied().reduce(f64::max));
@@ -34,6 +34,6 @@ pub fn measure(options: &Options, report: &mut Report) {
     println!("{table}");
 }
 
-fn hits_of(make: &Make, trace: &[Request]) -> f64 {
+fn hits_of(make: Make, trace: &[Request]) -> f64 {
     run(&mut *make(Room { size: ROOM, entries: ROOM }), trace).by_count
 }
