@@ -65,26 +65,25 @@ impl<V: Value> Inner<V> {
                     // The clock is not read anew for each: what looking at those before it takes counts as the way.
                     let answer = self.answer_asked(key, asked, received);
                     bytes += len_of(&answer);
-                    served.push(Served::Now(Ok(answer)));
+                    served.push(Some(Served::Now(Ok(answer))));
                 }
                 None => {
                     missing.push((served.len(), key.to_owned(), *time_limit));
-                    // Its place is kept, for a moment.
-                    served.push(Served::Now(Err(draining())));
+                    served.push(None);
                 }
             }
         }
         if !missing.is_empty() {
             self.serve_missing(missing, &mut served, nested, received);
         }
-        served
+        served.into_iter().flatten().collect()
     }
 
-    /// Boards the loads of what is not in the cache, each with its place among the answers.
+    /// Boards the loads of what is not in the cache, and fills in the places that were left for them.
     fn serve_missing(
         self: &Arc<Self>,
         missing: Vec<(usize, HashedKey, Duration)>,
-        served: &mut [Served],
+        served: &mut [Option<Served>],
         nested: bool,
         received: Moment,
     ) {
@@ -95,7 +94,7 @@ impl<V: Value> Inner<V> {
             // A client that names no limit gets the group's.
             let limit = if limit.is_zero() { self.config.timeout } else { limit };
             let passage = Passage { group: Arc::clone(self), key, boarded: Some(boarded) };
-            served[at] = Served::Later(Self::serve_later(passage, limit, received).boxed());
+            served[at] = Some(Served::Later(Self::serve_later(passage, limit, received).boxed()));
         }
     }
 
