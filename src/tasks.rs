@@ -2,7 +2,8 @@
 //!
 //! There are two kinds. **Work** is what somebody may wait for: loads, fetches, removals. It is given time to end when
 //! the node shuts down, and cut short after that. **Services** are what the work needs: connections, the listener. They
-//! are stopped when the work is done.
+//! are stopped when the work is done. Some work is no task (a question on its way to a peer): it is counted from its
+//! [`begin`](Tasks::begin) to its [`end`](Tasks::end), and hangs on a service that is dropped when the work is cut short.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -67,7 +67,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request. Never panics on what a peer sends; dropping the future gives the request up.
     fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
 
-    /// Answers many questions at once, in their order: what needs no wait, now.
+    /// Answers many questions at once, in their order: what needs no wait, now. It may stop early, after at least one, when
+    /// what is answered now comes to more than `room` bytes of values (the last argument): the rest is asked for again.
     fn serve(
         self: Arc<Self>,
         sender: Option<&Arc<Sender>>,

@@ -3,6 +3,9 @@
 //! What an outcome means: an answer, whatever its kind, goes to the callers. A peer that cannot be reached is stood in
 //! for by one other; if that one cannot be reached either, or if the peer is well but cannot serve this group, the key
 //! is loaded here, in the table of loads, like any other load of this node.
+//!
+//! No task waits for an answer: whoever brings it, the driver of the connection, lands the fetch, each key by itself. So
+//! what takes long is handed to a task from here.
 
 use std::collections::BTreeMap;
 use std::mem;

@@ -1,6 +1,7 @@
 //! The way of a get, for callers on this node: the cache, or else a flight, led or joined.
 //!
-//! Callers wait, tasks work: whatever a caller does, the flights go on. Every wait here ends with the caller's limit.
+//! Callers wait, others work: whatever a caller does, a load goes on. (A fetch that nobody waits for any more is given up
+//! by the connection that it is on.) Every wait here ends with the caller's limit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
