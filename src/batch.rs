@@ -1,12 +1,12 @@
 //! How messages gather into frames, and large values into slices.
 //!
-//! A [`Batch`] is what waits to be sent in one direction of an exchange: while one frame is on its way, the next gathers
-//! here. There is no timer. What must hold:
+//! A [`Batch`] is what waits to be sent in one direction of an exchange: while one frame is on its way, the next
+//! gathers here. There is no timer. What must hold:
 //!
 //! - a frame has about [`FRAME_BYTES`] at most, unless a single message is larger;
 //! - urgent messages (removals, acknowledgements, credit) leave before the usual ones, and both before slices;
-//! - large values never hold up the rest: a frame takes their slices in turn, in the room that is left, and no more than
-//!   [`SLICES_UNDER_WAY`] bytes of them are sent that the other side has not given credit for;
+//! - large values never hold up the rest: a frame takes their slices in turn, in the room that is left, and no more
+//!   than [`SLICES_UNDER_WAY`] bytes of them are sent that the other side has not given credit for;
 //! - and the rest never holds up large values for ever: a frame has room for one slice.
 //!
 //! It is plain state: who wakes whom, and what a message looks like as bytes, is the transport's business.
@@ -26,8 +26,8 @@ const FRAME_MESSAGES: usize = 64;
 /// A value of more bytes than this travels in slices, of this size.
 pub(crate) const SLICE_BYTES: usize = 64 << 10;
 
-/// So many bytes of slices may be under way in one direction. They stand before whatever is sent next, in the buffers of
-/// the kernel and of the other side: 1 MiB is half a millisecond there, and 0.5 Gbit/s over 16 ms of distance.
+/// So many bytes of slices may be under way in one direction. They stand before whatever is sent next, in the buffers
+/// of the kernel and of the other side: 1 MiB is half a millisecond there, and 0.5 Gbit/s over 16 ms of distance.
 pub(crate) const SLICES_UNDER_WAY: usize = 1 << 20;
 
 /// The receiver of slices gives credit for so many bytes at a time.
@@ -36,8 +36,8 @@ const CREDIT_STEP: usize = SLICES_UNDER_WAY / 4;
 /// So many large values are sent at a time; the others wait for one of them to end.
 const LARGE_AT_A_TIME: usize = 16;
 
-/// The most values that may be put together from slices at a time: what a sender that keeps to [`LARGE_AT_A_TIME`] never
-/// exceeds.
+/// The most values that may be put together from slices at a time: what a sender that keeps to [`LARGE_AT_A_TIME`]
+/// never exceeds.
 const ASSEMBLED_AT_A_TIME: usize = 4 * LARGE_AT_A_TIME;
 
 /// A part of a large value.
@@ -107,7 +107,8 @@ impl<T> Batch<T> {
         self.large.push_back(Large { head: Some(head), id, rest: value });
     }
 
-    /// Stops sending the value with this id, if it has not been sent to its end; says whether its message has been sent.
+    /// Stops sending the value with this id, if it has not been sent to its end; says whether its message has been
+    /// sent.
     pub(crate) fn give_up(&mut self, id: u64) -> Option<bool> {
         let at = self.large.iter().position(|large| large.id == id)?;
         let large = self.large.remove(at)?;
@@ -249,7 +250,8 @@ impl<T> Assembly<T> {
         self.enter(id, Incoming { head, is_wanted: true, len, come: 0, bytes })
     }
 
-    /// A value of `len` bytes begins that is not wanted: its slices are thrown away, and the last gives its message alone.
+    /// A value of `len` bytes begins that is not wanted: its slices are thrown away, and the last gives its message
+    /// alone.
     pub(crate) fn begin_unwanted(&mut self, id: u64, head: T, len: usize) -> Result<(), BadSlice> {
         self.enter(id, Incoming { head, is_wanted: false, len, come: 0, bytes: BytesMut::new() })
     }

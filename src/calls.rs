@@ -1,8 +1,8 @@
 //! Questions as calls: for connections that carry requests one by one.
 //!
-//! The in-process network does, and so does a gRPC connection to a peer that knows no exchange. Here the questions of one
-//! [`ask`](crate::transport::Connection::ask) become a call for one key or for many, and its reply their answers. The
-//! calls run in the connection's driver, so that they end with it.
+//! The in-process network does, and so does a gRPC connection to a peer that knows no exchange. Here the questions of
+//! one [`ask`](crate::transport::Connection::ask) become a call for one key or for many, and its reply their answers.
+//! The calls run in the connection's driver, so that they end with it.
 
 use std::sync::Arc;
 use std::time::Duration;

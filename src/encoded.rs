@@ -1,9 +1,9 @@
 //! Values as the bytes that peers were sent, so that what is asked for again and again is not encoded again each time.
 //!
-//! Plain state beside a shard's store, within bytes of its own that are taken from the group's capacity. A value's bytes
-//! are kept when they are made for the second time: most values are asked for by few. What must hold: the bytes are those
-//! of the value in the store, so whoever changes what the store has of a key says so here; and what is counted is never
-//! more than the budget.
+//! Plain state beside a shard's store, within bytes of its own that are taken from the group's capacity. A value's
+//! bytes are kept when they are made for the second time: most values are asked for by few. What must hold: the bytes
+//! are those of the value in the store, so whoever changes what the store has of a key says so here; and what is
+//! counted is never more than the budget.
 
 use bytes::Bytes;
 use lru::LruCache;

@@ -2,8 +2,8 @@
 //!
 //! A hit is short enough for its counter to be felt: threads that add to one number pass its cache line to and fro, and
 //! even one that nobody else asks for takes an atomic addition, a tenth of the whole hit. So a thread takes a **seat**,
-//! which nobody else has until it ends, and counts there with a plain load and store. Threads beyond the seats share one
-//! place more, and add.
+//! which nobody else has until it ends, and counts there with a plain load and store. Threads beyond the seats share
+//! one place more, and add.
 //!
 //! What a thread has counted stays when it ends: the next one on its seat goes on from there.
 

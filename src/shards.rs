@@ -202,8 +202,8 @@ impl<V: Value> Shards<V> {
         Some(Asked { hit, encoded, changes: shard.changes })
     }
 
-    /// The value of this look was encoded. Kept only if nothing has changed since: the bytes are those of the value that
-    /// is there.
+    /// The value of this look was encoded. Kept only if nothing has changed since: the bytes are those of the value
+    /// that is there.
     pub(crate) fn note_encoded(&self, key: KeyRef<'_>, asked: &Asked<V>, bytes: &Bytes) {
         let mut shard = self.exclusive(key);
         if shard.changes == asked.changes

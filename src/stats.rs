@@ -17,8 +17,9 @@ thread_local! {
     static STRIPE: usize = THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES;
 }
 
-/// A number that only grows. What is counted for every get is counted by all threads: each adds to a part that it shares
-/// with few. (Measured: two threads spend half as much again on a fetch as one, most of it on lines that both write.)
+/// A number that only grows. What is counted for every get is counted by all threads: each adds to a part that it
+/// shares with few. (Measured: two threads spend half as much again on a fetch as one, most of it on lines that both
+/// write.)
 #[derive(Debug, Default)]
 pub(crate) struct Counter([Stripe; STRIPES]);
 

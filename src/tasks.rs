@@ -3,7 +3,8 @@
 //! There are two kinds. **Work** is what somebody may wait for: loads, fetches, removals. It is given time to end when
 //! the node shuts down, and cut short after that. **Services** are what the work needs: connections, the listener. They
 //! are stopped when the work is done. Some work is no task (a question on its way to a peer): it is counted from its
-//! [`begin`](Tasks::begin) to its [`end`](Tasks::end), and hangs on a service that is dropped when the work is cut short.
+//! [`begin`](Tasks::begin) to its [`end`](Tasks::end), and hangs on a service that is dropped when the work is cut
+//! short.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -126,8 +127,8 @@ impl Tasks {
         });
     }
 
-    /// Something begins that is work, though no task of its own is: the node waits for its [`end`](Self::end) as it does
-    /// for tasks.
+    /// Something begins that is work, though no task of its own is: the node waits for its [`end`](Self::end) as it
+    /// does for tasks.
     pub(crate) fn begin(&self) {
         self.begun.one();
     }
@@ -148,8 +149,8 @@ impl Tasks {
         loop {
             self.work.wait().await;
             let another = self.others_ended.notified();
-            // What has ended is read first: if it is as much as has begun by the time that is read, then in between nothing
-            // was under way.
+            // What has ended is read first: if it is as much as has begun by the time that is read, then in between
+            // nothing was under way.
             let ended = self.ended.get();
             if ended < self.begun.get() {
                 another.await;

@@ -23,8 +23,8 @@ pub(crate) trait Transport: Send + Sync + 'static {
 /// A connection, and what drives it.
 pub(crate) struct Opened {
     pub(crate) connection: Arc<dyn Connection>,
-    /// To be run for as long as the connection is wanted: brings the answers. It ends when the connection has closed, or
-    /// when nobody holds the connection any more and all that was asked on it has its answer. Dropping it closes the
+    /// To be run for as long as the connection is wanted: brings the answers. It ends when the connection has closed,
+    /// or when nobody holds the connection any more and all that was asked on it has its answer. Dropping it closes the
     /// connection at once; what was asked is dropped, unanswered.
     pub(crate) driver: BoxFuture<'static, ()>,
 }
@@ -53,8 +53,8 @@ pub(crate) struct Question {
 
 /// Who waits for the answer to a question. Dropped without one, it has to do without.
 pub(crate) trait Asker: Send + Sync + 'static {
-    /// For how long an answer is of use from now on; `None` if it is not, any more. Asked now and then, and what is of no
-    /// use any more is given up, with [`CallError::GivenUp`].
+    /// For how long an answer is of use from now on; `None` if it is not, any more. Asked now and then, and what is of
+    /// no use any more is given up, with [`CallError::GivenUp`].
     fn patience(&self) -> Option<Duration>;
 
     /// Here it is. Called by whoever brings the answer, who brings others too: whatever takes long has to be done
@@ -67,8 +67,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request. Never panics on what a peer sends; dropping the future gives the request up.
     fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
 
-    /// Answers many questions at once, in their order: what needs no wait, now. It may stop early, after at least one, when
-    /// what is answered now comes to more than `room` bytes of values (the last argument): the rest is asked for again.
+    /// Answers many questions at once, in their order: what needs no wait, now. It may stop early, after at least one,
+    /// when what is answered now comes to more than `room` bytes of values (the last argument): the rest is asked for
+    /// again.
     fn serve(
         self: Arc<Self>,
         sender: Option<&Arc<Sender>>,

@@ -57,7 +57,8 @@ impl Source {
         Self { runs: Runs::default(), gate: Gate::new(), turns: 64, timeout: 60 * SECOND }
     }
 
-    /// A group whose values say which key they are of; without hot copies, so that each get of another's key is a fetch.
+    /// A group whose values say which key they are of; without hot copies, so that each get of another's key is a
+    /// fetch.
     fn group(&self, index: usize, node: &Node) -> Group<String> {
         let (runs, gate) = (self.runs.clone(), self.gate.clone());
         let loader = move |key: Key| {

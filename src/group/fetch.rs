@@ -4,8 +4,8 @@
 //! for by one other; if that one cannot be reached either, or if the peer is well but cannot serve this group, the key
 //! is loaded here, in the table of loads, like any other load of this node.
 //!
-//! No task waits for an answer: whoever brings it, the driver of the connection, lands the fetch, each key by itself. So
-//! what takes long is handed to a task from here.
+//! No task waits for an answer: whoever brings it, the driver of the connection, lands the fetch, each key by itself.
+//! So what takes long is handed to a task from here.
 
 use std::collections::BTreeMap;
 use std::mem;

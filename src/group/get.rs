@@ -1,7 +1,7 @@
 //! The way of a get, for callers on this node: the cache, or else a flight, led or joined.
 //!
-//! Callers wait, others work: whatever a caller does, a load goes on. (A fetch that nobody waits for any more is given up
-//! by the connection that it is on.) Every wait here ends with the caller's limit.
+//! Callers wait, others work: whatever a caller does, a load goes on. (A fetch that nobody waits for any more is given
+//! up by the connection that it is on.) Every wait here ends with the caller's limit.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
@@ -40,9 +40,9 @@ enum Asked<V: Value> {
 
 /// A get of one key, for a caller; `answer` makes of what was found what the caller asked for.
 ///
-/// A hit is answered at the first poll. All the rest is in a box that a hit does not make: so the future is a few words,
-/// and polling it is little enough to become part of whoever polls, who then need not take the answer out of three
-/// wrappings.
+/// A hit is answered at the first poll. All the rest is in a box that a hit does not make: so the future is a few
+/// words, and polling it is little enough to become part of whoever polls, who then need not take the answer out of
+/// three wrappings.
 pub(super) struct Get<'a, V: Value, F> {
     pub(super) group: &'a Arc<Inner<V>>,
     pub(super) key: &'a [u8],

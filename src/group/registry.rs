@@ -16,8 +16,9 @@ use crate::transport::{Served, Wanted};
 pub(crate) trait Serve: Send + Sync {
     fn schema(&self) -> u32;
 
-    /// Serves keys as their owner, whatever the placement says: from the cache, at once, or by a load on this node. Never
-    /// forwards. Stops early, after at least one key, when the values served at once come to more than `room` bytes.
+    /// Serves keys as their owner, whatever the placement says: from the cache, at once, or by a load on this node.
+    /// Never forwards. Stops early, after at least one key, when the values served at once come to more than `room`
+    /// bytes.
     fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served>;
 
     /// Applies a removal of another node.

@@ -1,9 +1,9 @@
 //! A caller's wait for a flight, up to the caller's limit.
 //!
-//! Most waits are over in less than a millisecond, and to set a timer and take it back would be a good part of what they
-//! cost. So a wait with a limit that is far off sets its timer late, if it is still there then: the group's **minder**
-//! wakes who waits, four times a second while anybody does, and a wait that is woken after a while sets a timer for the
-//! rest of its time. A limit is met as exactly as with a timer from the start.
+//! Most waits are over in less than a millisecond, and to set a timer and take it back would be a good part of what
+//! they cost. So a wait with a limit that is far off sets its timer late, if it is still there then: the group's
+//! **minder** wakes who waits, four times a second while anybody does, and a wait that is woken after a while sets a
+//! timer for the rest of its time. A limit is met as exactly as with a timer from the start.
 
 use std::pin::Pin;
 use std::sync::Arc;

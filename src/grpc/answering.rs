@@ -1,8 +1,8 @@
 //! The answering end of an exchange.
 //!
-//! [`Answers`] is the body of the response: polled for a frame, it reads what is asked, answers what needs no wait on the
-//! spot, and cuts the next frame from that. No task is spawned and none woken for a hit, and what the other side does not
-//! read stops what is read from it. What must hold:
+//! [`Answers`] is the body of the response: polled for a frame, it reads what is asked, answers what needs no wait on
+//! the spot, and cuts the next frame from that. No task is spawned and none woken for a hit, and what the other side
+//! does not read stops what is read from it. What must hold:
 //!
 //! - every question and every call gets one response, also one that makes no sense, and one that is given up;
 //! - what waits for a load holds up nothing else;
@@ -35,8 +35,8 @@ use crate::wire::{check_size, proto};
 /// So many questions and calls of one stream may wait; a question beyond that is answered with `Busy`.
 const MOST_WAITING: usize = 16_384;
 
-/// So many questions of one stream may wait to be looked at, because large values before them wait to be sent; more than
-/// a peer of ours has under way.
+/// So many questions of one stream may wait to be looked at, because large values before them wait to be sent; more
+/// than a peer of ours has under way.
 const MOST_IN_BACKLOG: usize = 1 << 16;
 
 /// While so many large values are being sent, no more answers are looked for or taken from loads: some may be as large.
@@ -91,8 +91,8 @@ impl Section {
 }
 
 impl Answers {
-    /// Once `stopping` fires the stream ends as soon as all that was asked has its response. Until then it is read: large
-    /// values need credit, and what is asked of a node that stops is refused by its handler.
+    /// Once `stopping` fires the stream ends as soon as all that was asked has its response. Until then it is read:
+    /// large values need credit, and what is asked of a node that stops is refused by its handler.
     pub(super) fn new(
         asked: Streaming<AskFrame>,
         handler: Arc<dyn Handler>,

@@ -1,9 +1,9 @@
 //! The asking end of an exchange.
 //!
 //! Whoever asks puts the question into the batch and leaves; the stream's body cuts frames from there when the runtime
-//! comes round to it; the driver reads what comes back, and hands each answer to whoever waits. **The driver never waits
-//! for anything but the stream**, so a peer that does not read holds up what is sent to it, and nothing else. What must
-//! hold:
+//! comes round to it; the driver reads what comes back, and hands each answer to whoever waits. **The driver never
+//! waits for anything but the stream**, so a peer that does not read holds up what is sent to it, and nothing else.
+//! What must hold:
 //!
 //! - every question gets one outcome: an answer, a refusal, or that the connection was lost; dropped with the driver,
 //!   none;
@@ -387,8 +387,8 @@ impl Stream for Frames {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.0.state();
         if state.batch.is_ready() {
-            // The runtime goes round once before a frame is cut: tasks that are about to ask as well then share it, and the
-            // frame before it leaves.
+            // The runtime goes round once before a frame is cut: tasks that are about to ask as well then share it, and
+            // the frame before it leaves.
             if !state.turned {
                 state.turned = true;
                 drop(state);

@@ -1,8 +1,8 @@
 //! The gRPC transport: what its two ends have in common, and the service that an application can mount.
 //!
 //! `client.rs` opens connections, `server.rs` is the service. Between nodes everything travels on one stream per
-//! connection, the exchange: `asking.rs` and `answering.rs` are its two ends, `codec.rs` its messages. `unary.rs` is for
-//! peers that know no exchange. Here is what all go by, and how a refusal becomes a gRPC status and a status a
+//! connection, the exchange: `asking.rs` and `answering.rs` are its two ends, `codec.rs` its messages. `unary.rs` is
+//! for peers that know no exchange. Here is what all go by, and how a refusal becomes a gRPC status and a status a
 //! `CallError`. tonic's types stay in this room.
 //!
 //! What must hold: a status that the peer meant to send is a refusal with its kind, and everything that tells of a lost

@@ -54,8 +54,8 @@ pub(crate) struct Peer {
     member: Member,
     clock: Clock,
     line: Mutex<Line>,
-    /// The connection, while there is one and the peer is usable: for the way of a get, which takes no lock for it. What
-    /// `line` says, and changed with it.
+    /// The connection, while there is one and the peer is usable: for the way of a get, which takes no lock for it.
+    /// What `line` says, and changed with it.
     live: ArcSwapOption<Live>,
     /// Requests that were sent, questions included.
     questions: Counter,

@@ -1,7 +1,7 @@
 //! What is held for a key: as it comes in, as it is kept, and what it costs.
 //!
-//! A kept entry spends 16 bytes on all that is not the key or the value: its life, its cost, when it took its place, and
-//! what readers note on it.
+//! A kept entry spends 16 bytes on all that is not the key or the value: its life, its cost, when it took its place,
+//! and what readers note on it.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -45,8 +45,8 @@ type Links = [usize; 2];
 /// mean over all sizes.
 const TABLE_SHARE: usize = (2 * size_of::<usize>() + 1) * 33 / 20;
 
-/// How often an entry can have been used, as far as its store can tell. With more, what was popular once takes longer to
-/// go; with one, what is popular goes too easily.
+/// How often an entry can have been used, as far as its store can tell. With more, what was popular once takes longer
+/// to go; with one, what is popular goes too easily.
 pub(super) const MOST_USES: u8 = 2;
 /// The bits of a mark that count uses; the one above says where the entry was last asked for.
 const USES: u8 = 0b11;
@@ -89,8 +89,8 @@ impl<V> Kept<V> {
 
     /// Notes that the entry was asked for, and as what.
     pub(super) fn note_use(&self, place: Place) {
-        // Relaxed: it is read by whoever has the store to himself, and a use that is lost to another at the same time is
-        // no loss.
+        // Relaxed: it is read by whoever has the store to himself, and a use that is lost to another at the same time
+        // is no loss.
         let mark = self.mark.load(Ordering::Relaxed);
         let uses = ((mark & USES) + 1).min(MOST_USES);
         let noted = uses | if place == Place::Hot { AS_HOT } else { 0 };
@@ -121,9 +121,9 @@ impl<V> Kept<V> {
 }
 
 /// From when to when an entry lives, in eight bytes: the millisecond in which it was born, and how long it lives in
-/// tenths of milliseconds, as a number of 19 bits and how often that is doubled. Both are rounded down, so that an entry
-/// is never younger than it says, and never lives longer than it may. It loses no more than the rounding of its birth, a
-/// tenth of a millisecond and a part of its life in 250,000.
+/// tenths of milliseconds, as a number of 19 bits and how often that is doubled. Both are rounded down, so that an
+/// entry is never younger than it says, and never lives longer than it may. It loses no more than the rounding of its
+/// birth, a tenth of a millisecond and a part of its life in 250,000.
 #[derive(Clone, Copy, Debug)]
 struct Life(u64);
 

@@ -1,12 +1,12 @@
 //! Which keys left not long ago: a memory of hashes, not of keys.
 //!
 //! [`Ghosts`] remembers about as many keys as the store holds, and a little more, in two bytes each: buckets of 16, the
-//! newest first; who comes into a full bucket puts out its oldest. It can be wrong both ways, seldom: of 4,000 keys that
-//! were never here it takes one for known, and what is too old for a queue may still be in a bucket that few came to.
-//! Nothing but the place of an entry hangs on it.
+//! newest first; who comes into a full bucket puts out its oldest. It can be wrong both ways, seldom: of 4,000 keys
+//! that were never here it takes one for known, and what is too old for a queue may still be in a bucket that few came
+//! to. Nothing but the place of an entry hangs on it.
 
-/// How many keys are remembered for each 4 that are held. Measured: with fewer, popularity that shifts is found out late;
-/// with more, keys are taken for popular that are asked for twice by chance.
+/// How many keys are remembered for each 4 that are held. Measured: with fewer, popularity that shifts is found out
+/// late; with more, keys are taken for popular that are asked for twice by chance.
 const FOR_EACH_FOUR: usize = 5;
 const BUCKET: usize = 16;
 

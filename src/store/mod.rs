@@ -10,20 +10,20 @@
 //!
 //! An expired entry is never returned, and no value is dropped in here: [`Dropped`] carries them out.
 //!
-//! **A hit shares the store.** [`Store::look`] changes nothing but a mark on the entry, so any number of readers may look
-//! at once. Whoever has the store to himself reads the marks when room is needed. What a look finds expired it leaves
-//! where it is; [`Store::missed`] takes it out.
+//! **A hit shares the store.** [`Store::look`] changes nothing but a mark on the entry, so any number of readers may
+//! look at once. Whoever has the store to himself reads the marks when room is needed. What a look finds expired it
+//! leaves where it is; [`Store::missed`] takes it out.
 //!
-//! **Who stays.** An entry has a rank. What comes for the first time is on *probation*, in a queue that has a hundredth of
-//! the room. If it is used there it becomes *protected*; if not it goes, and all that stays is a trace of its hash among
-//! the [`ghosts`]. A key that comes back while its trace is there is protected at once. So keys that are asked for once,
-//! scans among them, pass through and leave the rest alone.
+//! **Who stays.** An entry has a rank. What comes for the first time is on *probation*, in a queue that has a hundredth
+//! of the room. If it is used there it becomes *protected*; if not it goes, and all that stays is a trace of its hash
+//! among the [`ghosts`]. A key that comes back while its trace is there is protected at once. So keys that are asked
+//! for once, scans among them, pass through and leave the rest alone.
 //!
 //! Who becomes protected needs room among the protected: their queue is gone through from the oldest, and an entry that
 //! was not used since its last turn goes, while one that was gives up a use and goes to the end of the queue. **After
-//! [`PATIENCE`] used ones the newcomer is turned away**, on probation. That keeps a loop that is a little larger than the
-//! cache from washing itself out: all of its keys are used once a round, and those that are there stay. It also bounds
-//! what an insert costs.
+//! [`PATIENCE`] used ones the newcomer is turned away**, on probation. That keeps a loop that is a little larger than
+//! the cache from washing itself out: all of its keys are used once a round, and those that are there stay. It also
+//! bounds what an insert costs.
 //!
 //! Main and hot have queues of their own, of both ranks, so that either can give room back when only it has too much;
 //! where both might, the entry that has been longer in its place goes first, as if they were one: they compete by their
@@ -331,7 +331,8 @@ impl<V> Store<V> {
         while self.bytes() > self.budget - cost {
             self.evict(Place::BOTH, reserved, &mut patience, dropped);
         }
-        // An entry that moves over may have come to hot just now, so this comes second; it leaves the sum as it is, or less.
+        // An entry that moves over may have come to hot just now, so this comes second; it leaves the sum as it is, or
+        // less.
         while place == Place::Hot && self.hot.bytes() > self.hot_budget - cost {
             self.evict(&[Place::Hot], reserved, &mut patience, dropped);
         }
@@ -343,9 +344,9 @@ impl<V> Store<V> {
             || self.turn(Rank::Protected, places, reserved, patience, dropped);
     }
 
-    /// The turn of the oldest entry of a rank: it goes; or, if it was used and there is patience left, it gives up a use
-    /// and takes a new place, where it was last asked for and protected if there is room beside what is reserved. Says
-    /// whether there was such an entry.
+    /// The turn of the oldest entry of a rank: it goes; or, if it was used and there is patience left, it gives up a
+    /// use and takes a new place, where it was last asked for and protected if there is room beside what is reserved.
+    /// Says whether there was such an entry.
     fn turn(
         &mut self,
         rank: Rank,
@@ -357,7 +358,8 @@ impl<V> Store<V> {
         let Some(place) = self.side_of_oldest(rank, places) else { return false };
         let oldest = self.side(place).queue(rank).oldest();
         let rises = oldest.filter(|kept| rank == Rank::Probation && *patience > 0 && kept.is_used()).map(Kept::cost);
-        // While the entry still lies where it does: those that move over to hot must not take the room that it has there.
+        // While the entry still lies where it does: those that move over to hot must not take the room that it has
+        // there.
         let is_protected =
             rises.map_or(rank == Rank::Protected, |cost| self.make_protected_room(cost + reserved, dropped));
         let Some((key, mut kept)) = self.side_mut(place).queue_mut(rank).take_oldest() else { return false };

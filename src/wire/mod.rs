@@ -2,8 +2,8 @@
 //!
 //! The messages of `peerage.proto` and the conversions between them and our own words, both ways: `request.rs` and
 //! `sender.rs` for what is asked, `answer.rs` and `chunks.rs` for what comes back, `refusal.rs` for what is not served,
-//! and `parts.rs` for what all of these are made of; `frames/` has many of them travel together. Here are the limits that they and the transports share. What must
-//! hold:
+//! and `parts.rs` for what all of these are made of; `frames/` has many of them travel together. Here are the limits
+//! that they and the transports share. What must hold:
 //!
 //! - every conversion is total: whatever bytes a peer sends, the worst that comes of them is a [`Refusal`] of kind
 //!   `Invalid` with a sentence that says what is wrong;

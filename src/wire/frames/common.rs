@@ -11,8 +11,8 @@ use super::fields::{Fields, Head, nested_len, number_len};
 use crate::batch::Slice;
 use crate::message::Refusal;
 
-/// Counts the parts of a frame, and refuses more than it may have: a part may be as little as two bytes, and is a good deal
-/// more once it is read.
+/// Counts the parts of a frame, and refuses more than it may have: a part may be as little as two bytes, and is a good
+/// deal more once it is read.
 #[derive(Default)]
 pub(super) struct Parts(usize);
 

@@ -3,8 +3,8 @@
 //!
 //! `cargo run --release --bin traces -- [--requests N] [--room SIZE] [--caches a,b] [FILE]`
 //!
-//! A file has a key in each line, and its size after a blank if there is one; `--room` is what the caches may hold of it,
-//! a tenth of all its keys if it is not given.
+//! A file has a key in each line, and its size after a blank if there is one; `--room` is what the caches may hold of
+//! it, a tenth of all its keys if it is not given.
 
 use std::collections::HashMap;
 use std::fs::File;

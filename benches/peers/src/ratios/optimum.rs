@@ -1,8 +1,8 @@
 //! What could have been reached by somebody who knows the future.
 //!
-//! For entries of equal size, [`belady`] is exactly the most: when room is needed, the entry whose next use is
-//! furthest away goes (Belady, "A study of replacement algorithms for a virtual-storage computer", 1966), or the new one
-//! is not kept at all, if that is it.
+//! For entries of equal size, [`belady`] is exactly the most: when room is needed, the entry whose next use is furthest
+//! away goes (Belady, "A study of replacement algorithms for a virtual-storage computer", 1966), or the new one is not
+//! kept at all, if that is it.
 //!
 //! For entries that differ in size the optimum is hard to compute. [`bound`] is a number that it cannot exceed: keeping
 //! a key from one use to the next takes its size times that while; whoever spends the room of the whole trace on the
