@@ -15,8 +15,8 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::entry::Source;
@@ -40,18 +40,34 @@ pub(crate) type Landing<V> = Result<Landed<V>, Error>;
 #[derive(Debug)]
 pub(crate) struct Flight<V> {
     key: HashedKey,
-    landing: OnceLock<Landing<V>>,
-    /// Who is to be woken by the landing, each at a place of its own.
-    sleepers: Mutex<Sleepers>,
+    state: Mutex<State<V>>,
     /// Whether a loader waits for it.
     hurried: AtomicBool,
-    /// How many wait for it.
-    awaited: AtomicUsize,
     /// Whether it was voided: it is in no table any more, where those who look after flights would find it.
     alone: AtomicBool,
 }
 
-/// Most flights have one sleeper, which has room without an allocation.
+/// What those who wait and who lands it share.
+#[derive(Debug)]
+struct State<V> {
+    outcome: Outcome<V>,
+    /// How many wait.
+    awaited: usize,
+    sleepers: Sleepers,
+}
+
+/// How a flight has ended, if it has. Nobody comes to wait for one that has landed: it is in no table any more.
+#[derive(Debug)]
+enum Outcome<V> {
+    None,
+    /// For the only one who waits, who takes it.
+    Sole(Landing<V>),
+    /// For many, who clone it, each for himself: it is not done under the lock, since a clone may take its time.
+    Shared(Arc<Landing<V>>),
+}
+
+/// Who is to be woken by the landing, each at a place of its own. Most flights have one sleeper, which has room without
+/// an allocation.
 #[derive(Debug, Default)]
 struct Sleepers {
     first: Option<Waker>,
@@ -68,15 +84,14 @@ struct Place {
 }
 
 impl<V> Flight<V> {
-    fn new(key: HashedKey) -> Self {
-        Self {
-            key,
-            landing: OnceLock::new(),
-            sleepers: Mutex::default(),
-            hurried: AtomicBool::new(false),
-            awaited: AtomicUsize::new(0),
-            alone: AtomicBool::new(false),
-        }
+    /// A flight that somebody waits for from the start.
+    fn awaited(key: HashedKey) -> (Arc<Self>, Wait<V>) {
+        let state = State { outcome: Outcome::None, awaited: 1, sleepers: Sleepers::default() };
+        let flight =
+            Self { key, state: Mutex::new(state), hurried: AtomicBool::new(false), alone: AtomicBool::new(false) };
+        let flight = Arc::new(flight);
+        let wait = Wait { flight: Arc::clone(&flight), place: None, waits: true };
+        (flight, wait)
     }
 
     pub(crate) fn key(&self) -> &HashedKey {
@@ -94,33 +109,68 @@ impl<V> Flight<V> {
 
     /// Whether anybody waits for it.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.awaited.load(Ordering::SeqCst) > 0
+        self.state().awaited > 0
     }
 
-    /// Lands the flight. The first landing counts.
+    /// One more waits. Only for a flight that is in a table, whose lock is held.
+    fn wait(self: &Arc<Self>) -> Wait<V> {
+        self.state().awaited += 1;
+        Wait { flight: Arc::clone(self), place: None, waits: true }
+    }
+
+    /// Lands the flight, and wakes who waits. The first landing counts.
     pub(crate) fn land(&self, landing: Landing<V>) {
-        // An error means that it has landed already, which then stands.
-        let _ = self.landing.set(landing);
-        self.wake_all();
-    }
-
-    /// Wakes who waits, also if there is nothing to be had yet.
-    pub(crate) fn wake_all(&self) {
-        let (first, others) = {
-            let mut sleepers = self.sleepers();
-            sleepers.round += 1;
-            (sleepers.first.take(), mem::take(&mut sleepers.others))
+        let sleepers = {
+            let mut state = self.state();
+            if !matches!(state.outcome, Outcome::None) {
+                return;
+            }
+            let is_shared = state.awaited > 1;
+            state.outcome = if is_shared { Outcome::Shared(Arc::new(landing)) } else { Outcome::Sole(landing) };
+            state.sleepers.take()
         };
-        first.into_iter().chain(others.into_iter().flatten()).for_each(Waker::wake);
+        wake(sleepers);
     }
 
-    fn sleepers(&self) -> MutexGuard<'_, Sleepers> {
+    /// Wakes who waits, though there is nothing to be had yet.
+    pub(crate) fn wake_all(&self) {
+        let sleepers = self.state().sleepers.take();
+        wake(sleepers);
+    }
+
+    /// Whether it has landed and the landing has not been taken.
+    #[cfg(test)]
+    pub(crate) fn landing(&self) -> Option<Landing<V>>
+    where
+        V: Clone,
+    {
+        match &self.state().outcome {
+            Outcome::None => None,
+            Outcome::Sole(landing) => Some(landing.clone()),
+            Outcome::Shared(landing) => Some((**landing).clone()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<V>> {
         // A waker is the runtime's code; whatever state it leaves behind by a panic is sound.
-        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Those to be woken, of one round.
+type Round = (Option<Waker>, Vec<Option<Waker>>);
+
+fn wake((first, others): Round) {
+    first.into_iter().chain(others.into_iter().flatten()).for_each(Waker::wake);
+}
+
 impl Sleepers {
+    /// Begins a new round, and gives those of the one before.
+    fn take(&mut self) -> Round {
+        self.round += 1;
+        (self.first.take(), mem::take(&mut self.others))
+    }
+
     /// Notes whom to wake, at the place that it had before, if it has one.
     fn note(&mut self, place: &mut Option<Place>, waker: &Waker) {
         let round = self.round;
@@ -163,19 +213,25 @@ impl Sleepers {
 /// Somebody's wait for a flight: it counts as awaited for as long as this is there. Dropping it strands nobody: the
 /// flight goes on.
 #[derive(Debug)]
+#[must_use = "a flight that nobody waits for may be given up"]
 pub(crate) struct Wait<V> {
     flight: Arc<Flight<V>>,
     place: Option<Place>,
+    /// Until it has the landing.
+    waits: bool,
 }
 
 impl<V> Wait<V> {
-    pub(crate) fn new(flight: Arc<Flight<V>>) -> Self {
-        flight.awaited.fetch_add(1, Ordering::SeqCst);
-        Self { flight, place: None }
+    #[cfg(test)]
+    pub(crate) fn flight(&self) -> &Arc<Flight<V>> {
+        &self.flight
     }
-}
 
-impl<V> Wait<V> {
+    /// A loader waits here: see [`Flight::hurry`].
+    pub(crate) fn hurry(&self) {
+        self.flight.hurry();
+    }
+
     /// Whether the flight is in no table any more, so that nobody who looks after flights will find it.
     pub(crate) fn is_alone(&self) -> bool {
         self.flight.alone.load(Ordering::SeqCst)
@@ -183,39 +239,45 @@ impl<V> Wait<V> {
 }
 
 impl<V: Clone> Wait<V> {
-    /// Waits for the landing.
+    /// Waits for the landing. It is had once.
     pub(crate) async fn landing(&mut self) -> Landing<V> {
         std::future::poll_fn(|context| self.poll_landing(context)).await
     }
 
     pub(crate) fn poll_landing(&mut self, context: &mut Context<'_>) -> Poll<Landing<V>> {
-        if self.flight.landing.get().is_none() {
-            let mut sleepers = self.flight.sleepers();
-            // Looked at once more under the lock: a landing wakes those that were noted before it took the lock.
-            if self.flight.landing.get().is_none() {
-                sleepers.note(&mut self.place, context.waker());
+        let landing = {
+            let mut state = self.flight.state();
+            let landing = match &state.outcome {
+                Outcome::Shared(landing) if state.awaited > 1 => Outcome::Shared(Arc::clone(landing)),
+                _ => mem::replace(&mut state.outcome, Outcome::None),
+            };
+            if matches!(landing, Outcome::None) {
+                state.sleepers.note(&mut self.place, context.waker());
                 return Poll::Pending;
             }
-        }
+            state.awaited -= 1;
+            self.waits = false;
+            landing
+        };
+        let landing = match landing {
+            Outcome::Sole(landing) => return Poll::Ready(landing),
+            Outcome::Shared(landing) => landing,
+            Outcome::None => return Poll::Pending,
+        };
         // Whoever is the last to have it takes it, and spares the clone.
-        if let Some(landing) = Arc::get_mut(&mut self.flight).and_then(|flight| flight.landing.take()) {
-            self.place = None;
-            return Poll::Ready(landing);
-        }
-        match self.flight.landing.get() {
-            Some(landing) => Poll::Ready(landing.clone()),
-            None => Poll::Pending,
-        }
+        Poll::Ready(Arc::try_unwrap(landing).unwrap_or_else(|landing| (*landing).clone()))
     }
 }
 
 impl<V> Drop for Wait<V> {
     fn drop(&mut self) {
-        self.flight.awaited.fetch_sub(1, Ordering::SeqCst);
-        if let Some(place) = self.place
-            && self.flight.landing.get().is_none()
-        {
-            self.flight.sleepers().forget(place);
+        if !self.waits {
+            return;
+        }
+        let mut state = self.flight.state();
+        state.awaited -= 1;
+        if let Some(place) = self.place {
+            state.sleepers.forget(place);
         }
     }
 }
@@ -251,9 +313,9 @@ pub(crate) struct Flights<V, S> {
 #[derive(Debug)]
 pub(crate) enum Join<V> {
     /// One that somebody else leads.
-    Joined(Arc<Flight<V>>),
+    Joined(Wait<V>),
     /// A new one: who asked leads it.
-    New(Arc<Flight<V>>),
+    New(Arc<Flight<V>>, Wait<V>),
 }
 
 /// What the end of a flight means for its table.
@@ -270,17 +332,19 @@ impl<V, S: BuildHasher> Flights<V, S> {
         Self { berths: HashMap::with_hasher(hasher), most_running }
     }
 
-    /// Joins the key's flight, or starts one that has not begun.
-    pub(crate) fn join(&mut self, key: KeyRef<'_>) -> Join<V> {
-        if let Some(flight) = self.berth(key).and_then(|berth| berth.joinable.clone()) {
-            return Join::Joined(flight);
+    /// Joins the key's flight, or starts one, which begins with that or later.
+    pub(crate) fn join(&mut self, key: KeyRef<'_>, begins: bool) -> Join<V> {
+        debug_assert!(!begins || self.most_running == usize::MAX, "what may have to be parked begins by itself");
+        if let Some(flight) = self.berth(key).and_then(|berth| berth.joinable.as_ref()) {
+            return Join::Joined(flight.wait());
         }
         let key = key.to_owned();
-        let flight = Arc::new(Flight::new(key.clone()));
+        let (flight, wait) = Flight::awaited(key.clone());
         let berth = self.berths.entry(key).or_default();
         berth.joinable = Some(Arc::clone(&flight));
-        berth.begun = false;
-        Join::New(flight)
+        berth.begun = begins;
+        berth.running += usize::from(begins);
+        Join::New(flight, wait)
     }
 
     /// Lets a flight begin, unless as many of its key run as may. If not, it is parked: the end of one of those gives
@@ -362,6 +426,7 @@ impl<V> Berth<V> {
 #[cfg(test)]
 mod tests {
     use std::collections::hash_map::RandomState;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -372,16 +437,16 @@ mod tests {
     }
 
     fn start(flights: &mut Flights<u32, RandomState>) -> Arc<Flight<u32>> {
-        match flights.join(KeyRef::new(KEY)) {
-            Join::New(flight) => flight,
+        match flights.join(KeyRef::new(KEY), false) {
+            Join::New(flight, _) => flight,
             Join::Joined(_) => panic!("there is a flight already"),
         }
     }
 
     fn joined(flights: &mut Flights<u32, RandomState>) -> Arc<Flight<u32>> {
-        match flights.join(KeyRef::new(KEY)) {
-            Join::Joined(flight) => flight,
-            Join::New(_) => panic!("there is no flight"),
+        match flights.join(KeyRef::new(KEY), false) {
+            Join::Joined(wait) => Arc::clone(&wait.flight),
+            Join::New(..) => panic!("there is no flight"),
         }
     }
 
@@ -448,7 +513,11 @@ mod tests {
         let flight = start(&mut flights);
         flights.end(&flight, false);
         assert_eq!(flights.len(), 0);
-        assert!(matches!(flights.join(KeyRef::new(KEY)), Join::New(_)));
+        assert!(matches!(flights.join(KeyRef::new(KEY), false), Join::New(..)));
+    }
+
+    fn flight() -> (Arc<Flight<u32>>, Wait<u32>) {
+        Flight::awaited(HashedKey::new(crate::key::Key::new("k")))
     }
 
     fn polled(wait: &mut Wait<u32>) -> Poll<Landing<u32>> {
@@ -467,8 +536,8 @@ mod tests {
 
     #[test]
     fn each_sleeper_is_woken_whoever_comes_and_goes_before() {
-        let flight = Arc::new(Flight::<u32>::new(HashedKey::new(crate::key::Key::new("k"))));
-        let mut waits: Vec<_> = (0..5).map(|_| Wait::new(Arc::clone(&flight))).collect();
+        let (flight, wait) = flight();
+        let mut waits: Vec<_> = std::iter::once(wait).chain((0..4).map(|_| flight.wait())).collect();
         let counts: Vec<Arc<Counting>> = (0..8).map(|_| Arc::default()).collect();
         let poll = |wait: &mut Wait<u32>, who: usize| {
             wait.poll_landing(&mut Context::from_waker(&Waker::from(Arc::clone(&counts[who])))).is_ready()
@@ -479,13 +548,13 @@ mod tests {
         drop((waits.remove(4), waits.remove(0)));
         // Woken without a landing, all come again, and two more, who must not take their places.
         flight.wake_all();
-        let mut newcomers = [Wait::new(Arc::clone(&flight)), Wait::new(Arc::clone(&flight))];
+        let mut newcomers = [flight.wait(), flight.wait()];
         assert!(!poll(&mut newcomers[0], 5));
         for (who, wait) in (1..).zip(&mut waits) {
             assert!(!poll(wait, who));
         }
         assert!(!poll(&mut newcomers[1], 6));
-        assert_eq!(flight.awaited.load(Ordering::SeqCst), 5);
+        assert_eq!(flight.state().awaited, 5);
         flight.land(Err(Error::Busy));
         let woken: Vec<_> = counts.iter().map(|count| count.0.load(Ordering::SeqCst)).collect();
         assert_eq!(woken, [0, 2, 2, 2, 0, 1, 1, 0]);
@@ -497,8 +566,7 @@ mod tests {
         // Many times, on two threads: whoever sleeps is woken, or finds the landing.
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for _ in 0..2000 {
-            let flight = Arc::new(Flight::<u32>::new(HashedKey::new(crate::key::Key::new("k"))));
-            let mut wait = Wait::new(Arc::clone(&flight));
+            let (flight, mut wait) = flight();
             let landing = std::thread::spawn(move || flight.land(Err(Error::Busy)));
             assert!(matches!(runtime.block_on(wait.landing()), Err(Error::Busy)));
             landing.join().unwrap();
@@ -507,9 +575,38 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_landing_counts() {
-        let flight = Flight::<u32>::new(HashedKey::new(crate::key::Key::new("k")));
+        let (flight, mut wait) = flight();
         flight.land(Err(Error::Busy));
         flight.land(Err(Error::Closed));
-        assert!(matches!(Wait::new(Arc::new(flight)).landing().await, Err(Error::Busy)));
+        assert!(matches!(wait.landing().await, Err(Error::Busy)));
+    }
+
+    /// A value that counts how often it is cloned.
+    #[derive(Debug)]
+    struct Cloned(Arc<AtomicUsize>);
+
+    impl Clone for Cloned {
+        fn clone(&self) -> Self {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Self(Arc::clone(&self.0))
+        }
+    }
+
+    #[test]
+    fn whoever_is_the_last_to_have_a_landing_takes_it() {
+        for waiters in [1, 2, 5] {
+            let (flight, wait) = Flight::awaited(HashedKey::new(crate::key::Key::new("k")));
+            let mut waits: Vec<_> = std::iter::once(wait).chain((1..waiters).map(|_| flight.wait())).collect();
+            let clones = Arc::new(AtomicUsize::new(0));
+            let value = Some(Cloned(Arc::clone(&clones)));
+            flight.land(Ok(Landed { value, born: Moment::START, expires: Moment::NEVER, source: Source::Loader }));
+            for wait in &mut waits {
+                let landing = wait.poll_landing(&mut Context::from_waker(Waker::noop()));
+                assert!(matches!(landing, Poll::Ready(Ok(Landed { value: Some(_), .. }))));
+            }
+            assert_eq!(clones.load(Ordering::SeqCst), waiters - 1);
+            drop(waits);
+            assert_eq!(flight.state().awaited, 0);
+        }
     }
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use crate::encoded::Encoded;
 use crate::entry::{Source, Value};
 use crate::error::{Error, LoadError};
-use crate::flight::{Flight, Flights, Join, Landed, Landing};
+use crate::flight::{Flight, Flights, Join, Landed, Landing, Wait};
 use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::stats::CacheUsage;
 use crate::store::{Dropped, Entry, Found, Place, Store};
@@ -128,9 +128,9 @@ impl<V> From<Hit<V>> for Landed<V> {
 pub(crate) enum Look<V: Value> {
     Found(Landed<V>),
     /// Somebody else's flight, to wait for.
-    Joined(Arc<Flight<V>>),
+    Joined(Wait<V>),
     /// A new flight, to lead and to wait for.
-    Lead(Lead<V>),
+    Lead(Lead<V>, Wait<V>),
 }
 
 /// What came of the wish to begin a load.
@@ -228,13 +228,13 @@ impl<V: Value> Shards<V> {
             return Look::Found(hit.into());
         }
         shard.store.missed(key, now, &mut dropped);
-        let flights = shard.flights(kind);
-        match flights.join(key) {
-            Join::Joined(flight) => Look::Joined(flight),
-            Join::New(flight) => {
-                // A fetch does not queue: it begins with its message, which is about to be sent.
-                let begun = kind == Kind::Fetch && flights.begin(&flight);
-                Look::Lead(Lead { shards: Arc::clone(self), flight, kind, begun, on_board: true })
+        // A fetch does not queue: it begins with its message, which is about to be sent.
+        let begun = kind == Kind::Fetch;
+        match shard.flights(kind).join(key, begun) {
+            Join::Joined(wait) => Look::Joined(wait),
+            Join::New(flight, wait) => {
+                drop(shard);
+                Look::Lead(Lead { shards: Arc::clone(self), flight, kind, begun, on_board: true }, wait)
             }
         }
     }

@@ -85,7 +85,77 @@ impl<V: Value> Asker for Fetch<V> {
 
     fn take(self: Box<Self>, answer: Result<Answer, CallError>) {
         // The user's code is in this: a codec, a clone. What panics drops its lead, which fails that key and no other.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.trip.group.clone().take_answer(*self, answer)));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.take_answer(answer)));
+    }
+}
+
+impl<V: Value> Fetch<V> {
+    fn take_answer(self, answer: Result<Answer, CallError>) {
+        match answer {
+            Ok(answer) if len_of(&answer) > DECODED_ASIDE => {
+                let group = Arc::clone(&self.trip.group);
+                group.context.tasks.work(Work::Fetch, async move { self.land_answer(answer) });
+            }
+            Ok(answer) => self.land_answer(answer),
+            Err(error) => self.land_unanswered(&error),
+        }
+    }
+
+    /// Lands a key that has an answer. If that does not decode, the key is loaded here.
+    fn land_answer(self, answer: Answer) {
+        let Self { trip, lead } = self;
+        let group = &trip.group;
+        // What was not spent at the peer was spent on the way, and the copy aged on it.
+        let now = group.now();
+        let way = now.since(trip.sent).saturating_sub(answer.held);
+        trip.peer().note_way(way);
+        trip.record("answered");
+        let peer = trip.peer().name();
+        match answer.outcome {
+            Outcome::Value(copy) => match group.receive(peer, copy, now.earlier(way)) {
+                Ok((landed, keep)) => group.land_fetch(lead, Ok(landed), keep),
+                Err(error) => {
+                    // Once for all: what does not decode here will not tomorrow.
+                    if group.fetches.undecoded.first() {
+                        tracing::warn!(group = %group.name, %peer, %error, "a peer's value does not decode");
+                    }
+                    trip.turn_elsewhere(Next::LoadHere, lead);
+                }
+            },
+            Outcome::NotFound => group.land_fetch(lead, Ok(group.none_at(peer)), None),
+            Outcome::Failed(error) => group.land_fetch(lead, Err(error), None),
+        }
+    }
+
+    /// Does what is to be done about a key without an answer.
+    fn land_unanswered(self, error: &CallError) {
+        let Self { trip, lead } = self;
+        let next = match error {
+            CallError::Unreachable(why) => {
+                trip.peer().was_not_reached(why);
+                trip.record("unreachable");
+                Next::StandIn
+            }
+            CallError::Refused(refusal) => {
+                trip.peer().note_refusal(refusal);
+                let next = route::after_refusal(refusal.kind);
+                if next == Next::LoadHere {
+                    trip.group.note_refusal(trip.peer().name(), refusal);
+                }
+                trip.record(if next == Next::StandIn { "unreachable" } else { "refused" });
+                next
+            }
+            CallError::Busy => {
+                trip.record("busy");
+                return trip.group.land_fetch(lead, Err(Error::Busy), None);
+            }
+            CallError::GivenUp => {
+                trip.record("timeout");
+                return trip.group.land_fetch(lead, Err(Error::Timeout { limit: trip.terms.limit }), None);
+            }
+        };
+        tracing::debug!(parent: &trip.span, %error, ?next, "peer did not serve");
+        trip.turn_elsewhere(next, lead);
     }
 }
 
@@ -146,71 +216,6 @@ impl<V: Value> Inner<V> {
         });
     }
 
-    fn take_answer(self: &Arc<Self>, fetch: Fetch<V>, answer: Result<Answer, CallError>) {
-        match answer {
-            Ok(answer) if len_of(&answer) > DECODED_ASIDE => {
-                let group = Arc::clone(self);
-                self.context.tasks.work(Work::Fetch, async move { group.land_answer(fetch, answer) });
-            }
-            Ok(answer) => self.land_answer(fetch, answer),
-            Err(error) => self.land_unanswered(fetch, &error),
-        }
-    }
-
-    /// Lands a key that has an answer. If that does not decode, the key is loaded here.
-    fn land_answer(self: &Arc<Self>, Fetch { trip, lead }: Fetch<V>, answer: Answer) {
-        // What was not spent at the peer was spent on the way, and the copy aged on it.
-        let now = self.now();
-        let way = now.since(trip.sent).saturating_sub(answer.held);
-        trip.peer().note_way(way);
-        trip.record("answered");
-        let peer = trip.peer().name();
-        match answer.outcome {
-            Outcome::Value(copy) => match self.receive(peer, copy, now.earlier(way)) {
-                Ok((landed, keep)) => self.land_fetch(lead, Ok(landed), keep),
-                Err(error) => {
-                    // Once for all: what does not decode here will not tomorrow.
-                    if self.fetches.undecoded.first() {
-                        tracing::warn!(group = %self.name, %peer, %error, "a peer's value does not decode");
-                    }
-                    trip.turn_elsewhere(Next::LoadHere, lead);
-                }
-            },
-            Outcome::NotFound => self.land_fetch(lead, Ok(self.none_at(peer)), None),
-            Outcome::Failed(error) => self.land_fetch(lead, Err(error), None),
-        }
-    }
-
-    /// Does what is to be done about a key without an answer.
-    fn land_unanswered(self: &Arc<Self>, Fetch { trip, lead }: Fetch<V>, error: &CallError) {
-        let next = match error {
-            CallError::Unreachable(why) => {
-                trip.peer().was_not_reached(why);
-                trip.record("unreachable");
-                Next::StandIn
-            }
-            CallError::Refused(refusal) => {
-                trip.peer().note_refusal(refusal);
-                let next = route::after_refusal(refusal.kind);
-                if next == Next::LoadHere {
-                    self.note_refusal(trip.peer().name(), refusal);
-                }
-                trip.record(if next == Next::StandIn { "unreachable" } else { "refused" });
-                next
-            }
-            CallError::Busy => {
-                trip.record("busy");
-                return self.land_fetch(lead, Err(Error::Busy), None);
-            }
-            CallError::GivenUp => {
-                trip.record("timeout");
-                return self.land_fetch(lead, Err(Error::Timeout { limit: trip.terms.limit }), None);
-            }
-        };
-        tracing::debug!(parent: &trip.span, %error, ?next, "peer did not serve");
-        trip.turn_elsewhere(next, lead);
-    }
-
     /// A peer's word that there is no value. It is remembered there, not here.
     fn none_at(&self, peer: &NodeName) -> Landed<V> {
         let now = self.now();
@@ -234,7 +239,9 @@ impl<V: Value> Inner<V> {
 
     fn land_fetch(&self, lead: Lead<V>, landing: Landing<V>, keep: Option<Keep>) {
         let (voided, next) = lead.land(landing, keep);
-        self.fetches.voided.add(u64::from(voided));
+        if voided {
+            self.fetches.voided.one();
+        }
         debug_assert!(next.is_none(), "fetches are never parked");
     }
 
@@ -302,7 +309,7 @@ impl<V: Value> Trip<V> {
     }
 
     fn ask(self: Arc<Self>, leads: impl ExactSizeIterator<Item = Lead<V>>) {
-        let group = &self.group;
+        let (trip, group) = (&self, &self.group);
         group.fetches.messages.one();
         group.fetches.keys.add(leads.len() as u64);
         let terms = GetTerms {
@@ -313,7 +320,7 @@ impl<V: Value> Trip<V> {
         };
         let mut questions = leads.map(|lead| {
             let key = lead.key().key.clone();
-            Question { key, asker: Box::new(Fetch { trip: Arc::clone(&self), lead }) }
+            Question { key, asker: Box::new(Fetch { trip: Arc::clone(trip), lead }) }
         });
         self.peer().ask(group.context.peers.sender(), terms, &mut questions);
     }

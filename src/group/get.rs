@@ -286,12 +286,9 @@ impl<V: Value> Inner<V> {
                     flight.hurry();
                     self.pull_ahead(key);
                 }
-                (Asked::Flight { flight: Wait::new(flight), joined: true }, None)
+                (Asked::Flight { flight, joined: true }, None)
             }
-            Look::Lead(lead) => {
-                let flight = Wait::new(Arc::clone(lead.flight()));
-                (Asked::Flight { flight, joined: false }, Some(Departure { lead, route }))
-            }
+            Look::Lead(lead, flight) => (Asked::Flight { flight, joined: false }, Some(Departure { lead, route })),
         })
     }
 

@@ -84,14 +84,13 @@ impl<V: Value> Inner<V> {
         let boarded =
             keys.map(|key| match self.shards.look_or_join(key.as_ref(), view.place(key.hash), Kind::Load, now) {
                 Look::Found(found) => Boarded::Found(found),
-                Look::Joined(flight) => {
+                Look::Joined(wait) => {
                     if outer.is_some() {
                         self.pull_ahead(key.as_ref());
                     }
-                    Boarded::Joined(Wait::new(flight))
+                    Boarded::Joined(wait)
                 }
-                Look::Lead(lead) => {
-                    let wait = Wait::new(Arc::clone(lead.flight()));
+                Look::Lead(lead, wait) => {
                     leads.push(lead);
                     Boarded::Led(wait)
                 }

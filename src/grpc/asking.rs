@@ -138,14 +138,20 @@ impl Connection for Exchange {
         let waker = {
             let mut state = self.line.state();
             state.introduce(sender);
-            for Question { key, asker } in questions {
+            let mut questions = questions.peekable();
+            let mut terms = Some(terms);
+            while let Some(Question { key, asker }) = questions.next() {
                 if let Err(error) = state.check_room() {
                     turned_away.push((asker, error));
                     continue;
                 }
+                // Most questions come alone, and need no copy of their terms.
+                let Some(terms) = (if questions.peek().is_some() { terms.clone() } else { terms.take() }) else {
+                    break;
+                };
                 let bytes = key.len() + ITEM_BYTES;
                 let id = state.under_way.insert(UnderWay::Question(asker)) as u64;
-                state.batch.push(AskItem::Get { id, terms: terms.clone(), key }, bytes);
+                state.batch.push(AskItem::Get { id, terms, key }, bytes);
             }
             state.body.take()
         };

@@ -1,6 +1,6 @@
 //! One other node: its health, its connection, and what it said of itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub(crate) struct Peer {
     /// The connection, while there is one and the peer is usable: for the way of a get, which takes no lock for it.
     /// What `line` says, and changed with it.
     live: ArcSwapOption<Live>,
+    /// Whether requests should be sent to it; likewise.
+    usable: AtomicBool,
     /// Requests that were sent, questions included.
     questions: Counter,
     /// The moving average of the way there and back in nanoseconds; 0 if it has not been measured.
@@ -89,6 +91,7 @@ impl Peer {
             clock,
             line: Mutex::default(),
             live: ArcSwapOption::empty(),
+            usable: AtomicBool::new(Health::default().usable()),
             questions: Counter::default(),
             latency: AtomicU64::new(0),
             tried: SetOnce::new(),
@@ -107,7 +110,7 @@ impl Peer {
 
     /// Whether requests should be sent to it.
     pub(crate) fn is_usable(&self) -> bool {
-        self.live.load().is_some() || self.line().health.usable()
+        self.usable.load(Ordering::Acquire)
     }
 
     /// Whether it is known to answer.
@@ -385,7 +388,8 @@ impl Peer {
     fn alter<T>(&self, alter: impl FnOnce(&mut Line) -> T) -> T {
         let mut line = self.line();
         let altered = alter(&mut line);
-        let connection = line.connection.clone().filter(|_| line.health.usable());
+        let is_usable = line.health.usable();
+        let connection = line.connection.clone().filter(|_| is_usable);
         let is_same = match (&*self.live.load(), &connection) {
             (Some(known), Some(connection)) => Arc::ptr_eq(&known.0, connection),
             (None, None) => true,
@@ -394,6 +398,7 @@ impl Peer {
         if !is_same {
             self.live.store(connection.map(|connection| Arc::new(Live(connection))));
         }
+        self.usable.store(is_usable, Ordering::Release);
         altered
     }
 

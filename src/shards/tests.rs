@@ -1,11 +1,9 @@
 //! Flights and removals in any order, against a model: what may be kept, who is woken, and that every lead lands.
 
-use futures::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::flight::Wait;
 use crate::key::Key;
 
 const KEYS: usize = 2;
@@ -97,7 +95,7 @@ impl World {
             }
             Step::Abandon(pick) => {
                 drop(self.pick(pick, |_| true));
-                self.parked.retain(|flight| Wait::new(Arc::clone(flight)).landing().now_or_never().is_none());
+                self.parked.retain(|flight| flight.landing().is_none());
             }
             Step::Insert(number) => {
                 self.versions[number] += 1;
@@ -129,7 +127,8 @@ impl World {
                 prop_assert_eq!(found.value, Some(version));
                 return Ok(());
             }
-            Look::Joined(flight) => {
+            Look::Joined(wait) => {
+                let flight = Arc::clone(wait.flight());
                 let is_it = |other: &Arc<Flight<u64>>| Arc::ptr_eq(other, &flight);
                 let led = self.led.iter().find(|led| is_it(led.lead.flight()));
                 prop_assert!(led.is_some() || self.parked.iter().any(is_it), "nobody leads it");
@@ -137,7 +136,7 @@ impl World {
                 prop_assert!(began.is_none_or(|began| began == version), "it was voided");
                 flight
             }
-            Look::Lead(lead) => {
+            Look::Lead(lead, _) => {
                 let flight = Arc::clone(lead.flight());
                 self.led.push(Led { began: (kind == Kind::Fetch).then_some(version), lead, key: number });
                 flight
@@ -155,7 +154,7 @@ impl World {
                 prop_assert!(running < LOADS_OF_A_KEY);
                 self.led.push(Led { lead, key, began: Some(self.versions[key]) });
             }
-            Begin::No if Wait::new(Arc::clone(&flight)).landing().now_or_never().is_some() => {}
+            Begin::No if flight.landing().is_some() => {}
             Begin::No => {
                 prop_assert_eq!(running, LOADS_OF_A_KEY, "it need not be parked");
                 self.parked.push(flight);
@@ -194,7 +193,7 @@ impl World {
         }
         let led = |flight: &Arc<Flight<u64>>| self.led.iter().any(|led| Arc::ptr_eq(led.lead.flight(), flight));
         for Waiter { flight, key, since } in &self.waiters {
-            let landing = Wait::new(Arc::clone(flight)).landing().now_or_never();
+            let landing = flight.landing();
             let is_ahead = led(flight) || self.parked.iter().any(|parked| Arc::ptr_eq(parked, flight));
             prop_assert_eq!(landing.is_none(), is_ahead, "a waiter of {} is stranded, or was told too soon", key);
             if let Some(Ok(landed)) = landing {

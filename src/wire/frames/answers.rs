@@ -13,7 +13,7 @@ use super::super::parts::{duration, invalid, micros};
 use super::super::proto;
 use super::super::refusal::{MAX_REFUSAL_LEN, refusal_of};
 use super::common::{Parts, message_in, put_message, put_slice, slice_in, slice_len};
-use super::fields::{Fields, Head, nested_len, number_len, varint_len};
+use super::fields::{Fields, Head, bytes, nested_len, number, number_len, varint_len};
 
 /// What can be put into a frame.
 #[derive(Clone, Debug)]
@@ -146,43 +146,55 @@ fn rare(reply: &Result<Reply, Refusal>) -> Option<proto::response::Response> {
 
 /// Reads a frame.
 pub(crate) fn decode_answers(frame: &Bytes) -> Result<AnswerFrame, Refusal> {
+    const CREDIT: u64 = number(1);
+    const RESPONSE: u64 = bytes(2);
+    const SLICE: u64 = bytes(3);
+
     // Grown a few times, rather than once for each doubling: frames are small, or full of answers.
     let responses = Vec::with_capacity(frame.len() / 512 + 1);
     let mut read = AnswerFrame { responses, ..AnswerFrame::default() };
     let mut parts = Parts::default();
     let mut fields = Fields::new(frame, 0..frame.len());
-    while let Some(field) = fields.next()? {
+    while let Some(tag) = fields.tag()? {
         parts.one()?;
-        match field.number {
-            1 => read.credit = read.credit.saturating_add(field.value()?),
-            2 => read.responses.push(response_in(frame, field.bytes()?)?),
-            3 => read.slices.push(slice_in(frame, field.bytes()?)?),
-            _ => {}
+        match tag {
+            CREDIT => read.credit = read.credit.saturating_add(fields.number()?),
+            RESPONSE => read.responses.push(response_in(frame, fields.bytes()?)?),
+            SLICE => read.slices.push(slice_in(frame, fields.bytes()?)?),
+            other => fields.skip(other, 3)?,
         }
     }
     Ok(read)
 }
 
 fn response_in(frame: &Bytes, range: Range<usize>) -> Result<Response, Refusal> {
+    const ID: u64 = number(1);
+    const ANSWER: u64 = bytes(2);
+    const REFUSAL: u64 = bytes(3);
+    const HELLO: u64 = bytes(4);
+    const REMOVE: u64 = bytes(5);
+    const INSERT: u64 = bytes(6);
+    const SLICED: u64 = number(7);
+
     let (mut id, mut sliced) = (0, 0);
     let mut reply = None;
     let mut fields = Fields::new(frame, range);
-    while let Some(field) = fields.next()? {
-        match field.number {
-            1 => id = field.value()?,
-            2 => reply = Some(answer_in(frame, field.bytes()?)?.map(Reply::Get)),
-            3 => {
-                let message: proto::Refusal = message_in(frame, field.bytes()?)?;
+    while let Some(tag) = fields.tag()? {
+        match tag {
+            ID => id = fields.number()?,
+            ANSWER => reply = Some(answer_in(frame, fields.bytes()?)?.map(Reply::Get)),
+            REFUSAL => {
+                let message: proto::Refusal = message_in(frame, fields.bytes()?)?;
                 reply = Some(Err(refusal_of(&message).unwrap_or_else(|| invalid(message.message))));
             }
-            4 => reply = Some(message_in::<proto::Hello>(frame, field.bytes()?)?.try_into().map(Reply::Hello)),
-            5 => reply = Some(message_in::<proto::RemoveReply>(frame, field.bytes()?).map(|_| Reply::Remove)),
-            6 => {
-                let proto::InsertReply { stored } = message_in(frame, field.bytes()?)?;
+            HELLO => reply = Some(message_in::<proto::Hello>(frame, fields.bytes()?)?.try_into().map(Reply::Hello)),
+            REMOVE => reply = Some(message_in::<proto::RemoveReply>(frame, fields.bytes()?).map(|_| Reply::Remove)),
+            INSERT => {
+                let proto::InsertReply { stored } = message_in(frame, fields.bytes()?)?;
                 reply = Some(Ok(Reply::Insert { stored }));
             }
-            7 => sliced = field.value()?,
-            _ => {}
+            SLICED => sliced = fields.number()?,
+            other => fields.skip(other, 7)?,
         }
     }
     let reply = reply.unwrap_or_else(|| Err(invalid("the response says nothing, or nothing that this node knows")));
@@ -191,31 +203,40 @@ fn response_in(frame: &Bytes, range: Range<usize>) -> Result<Response, Refusal> 
 
 /// An answer; one that is there but makes no sense is refused by itself.
 fn answer_in(frame: &Bytes, range: Range<usize>) -> Result<Result<Answer, Refusal>, Refusal> {
-    let (mut value, mut held, mut is_rare) = (None, 0, false);
+    const VALUE: u64 = bytes(1);
+    const HELD: u64 = number(4);
+
+    let (mut value, mut held) = (None, 0);
     let mut fields = Fields::new(frame, range.clone());
-    while let Some(field) = fields.next()? {
-        match field.number {
-            1 => value = Some(value_in(frame, field.bytes()?)?),
-            4 => held = field.value()?,
-            _ => is_rare = true,
+    while let Some(tag) = fields.tag()? {
+        match tag {
+            VALUE => value = Some(value_in(frame, fields.bytes()?)?),
+            HELD => held = fields.number()?,
+            // Whatever it is: the generated code knows it, or how to pass over it.
+            _ => return Ok(message_in::<proto::Answer>(frame, range)?.try_into()),
         }
     }
     match value {
-        Some(copy) if !is_rare => Ok(Ok(Answer { outcome: Outcome::Value(copy), held: duration(held) })),
-        _ => Ok(message_in::<proto::Answer>(frame, range)?.try_into()),
+        Some(copy) => Ok(Ok(Answer { outcome: Outcome::Value(copy), held: duration(held) })),
+        None => Ok(message_in::<proto::Answer>(frame, range)?.try_into()),
     }
 }
 
 fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
+    const VALUE: u64 = bytes(1);
+    const AGE: u64 = number(2);
+    const LEFT: u64 = number(3);
+    const LOADED: u64 = number(4);
+
     let mut copy = Copy { value: Bytes::new(), age: Duration::ZERO, left: None, loaded: false };
     let mut fields = Fields::new(frame, range);
-    while let Some(field) = fields.next()? {
-        match field.number {
-            1 => copy.value = frame.slice(field.bytes()?),
-            2 => copy.age = duration(field.value()?),
-            3 => copy.left = Some(duration(field.value()?)),
-            4 => copy.loaded = field.value()? != 0,
-            _ => {}
+    while let Some(tag) = fields.tag()? {
+        match tag {
+            VALUE => copy.value = frame.slice(fields.bytes()?),
+            AGE => copy.age = duration(fields.number()?),
+            LEFT => copy.left = Some(duration(fields.number()?)),
+            LOADED => copy.loaded = fields.number()? != 0,
+            other => fields.skip(other, 4)?,
         }
     }
     Ok(copy)

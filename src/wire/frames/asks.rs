@@ -16,7 +16,7 @@ use super::super::proto;
 use super::super::request::{WireRequest, terms_in};
 use super::super::sender::sender_in;
 use super::common::{Parts, message_in, put_message, put_slice, slice_in, slice_len};
-use super::fields::{Broken, Fields, Head, nested_len, number_len};
+use super::fields::{Broken, Fields, Head, bytes, nested_len, number, number_len};
 
 /// What can be put into a frame.
 #[derive(Clone, Debug)]
@@ -171,19 +171,27 @@ fn put_gets(terms: &GetTerms, gets: &[Part<AskItem>], buf: &mut impl BufMut) {
 
 /// Reads a frame.
 pub(crate) fn decode_asks(frame: &Bytes) -> Result<AskFrame, Refusal> {
+    const SENDER: u64 = bytes(1);
+    const CANCELLED: u64 = number(2);
+    const ALL_CANCELLED: u64 = bytes(2);
+    const CREDIT: u64 = number(3);
+    const CALL: u64 = bytes(4);
+    const GETS: u64 = bytes(5);
+    const SLICE: u64 = bytes(6);
+
     let (mut read, mut parts) = (AskFrame::default(), Parts::default());
     let mut fields = Fields::new(frame, 0..frame.len());
-    while let Some(field) = fields.next()? {
+    while let Some(tag) = fields.tag()? {
         parts.one()?;
-        match field.number {
-            1 => read.sender = sender_in(Some(message_in(frame, field.bytes()?)?))?,
-            2 if field.is_bytes() => packed_in(frame, field.bytes()?, &mut read.cancelled, &mut parts)?,
-            2 => read.cancelled.push(field.value()?),
-            3 => read.credit = read.credit.saturating_add(field.value()?),
-            4 => read.calls.push(message_in(frame, field.bytes()?)?),
-            5 => read.gets.push(gets_in(frame, field.bytes()?, &mut parts)?),
-            6 => read.slices.push(slice_in(frame, field.bytes()?)?),
-            _ => {}
+        match tag {
+            SENDER => read.sender = sender_in(Some(message_in(frame, fields.bytes()?)?))?,
+            CANCELLED => read.cancelled.push(fields.number()?),
+            ALL_CANCELLED => packed_in(frame, fields.bytes()?, &mut read.cancelled, &mut parts)?,
+            CREDIT => read.credit = read.credit.saturating_add(fields.number()?),
+            CALL => read.calls.push(message_in(frame, fields.bytes()?)?),
+            GETS => read.gets.push(gets_in(frame, fields.bytes()?, &mut parts)?),
+            SLICE => read.slices.push(slice_in(frame, fields.bytes()?)?),
+            other => fields.skip(other, 6)?,
         }
     }
     Ok(read)
@@ -200,16 +208,21 @@ fn packed_in(frame: &Bytes, range: Range<usize>, numbers: &mut Vec<u64>, parts: 
 }
 
 fn gets_in(frame: &Bytes, range: Range<usize>, parts: &mut Parts) -> Result<Gets, Refusal> {
+    const GROUP: u64 = bytes(1);
+    const SCHEMA: u64 = number(2);
+    const NESTED: u64 = number(3);
+    const QUESTION: u64 = bytes(4);
+
     let (mut group, mut schema, mut nested) = (0..0, 0, false);
     let mut questions = Vec::with_capacity(range.len() / 32 + 1);
     let mut fields = Fields::new(frame, range);
-    while let Some(field) = fields.next()? {
-        match field.number {
-            1 => group = field.bytes()?,
-            2 => schema = u32::try_from(field.value()?).map_err(|_| Broken)?,
-            3 => nested = field.value()? != 0,
-            4 => questions.push(question_in(frame, field.bytes()?)?),
-            _ => {}
+    while let Some(tag) = fields.tag()? {
+        match tag {
+            GROUP => group = fields.bytes()?,
+            SCHEMA => schema = u32::try_from(fields.number()?).map_err(|_| Broken)?,
+            NESTED => nested = fields.number()? != 0,
+            QUESTION => questions.push(question_in(frame, fields.bytes()?)?),
+            other => fields.skip(other, 4)?,
         }
         parts.one()?;
     }
@@ -219,14 +232,18 @@ fn gets_in(frame: &Bytes, range: Range<usize>, parts: &mut Parts) -> Result<Gets
 }
 
 fn question_in(frame: &Bytes, range: Range<usize>) -> Result<Question, Refusal> {
+    const ID: u64 = number(1);
+    const KEY: u64 = bytes(2);
+    const TIME_LIMIT: u64 = number(3);
+
     let mut question = Question { id: 0, key: Bytes::new(), time_limit: Duration::ZERO };
     let mut fields = Fields::new(frame, range);
-    while let Some(field) = fields.next()? {
-        match field.number {
-            1 => question.id = field.value()?,
-            2 => question.key = frame.slice(field.bytes()?),
-            3 => question.time_limit = duration(field.value()?),
-            _ => {}
+    while let Some(tag) = fields.tag()? {
+        match tag {
+            ID => question.id = fields.number()?,
+            KEY => question.key = frame.slice(fields.bytes()?),
+            TIME_LIMIT => question.time_limit = duration(fields.number()?),
+            other => fields.skip(other, 3)?,
         }
     }
     Ok(question)

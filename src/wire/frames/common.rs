@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::super::MAX_COUNT;
 use super::super::parts::invalid;
-use super::fields::{Fields, Head, nested_len, number_len};
+use super::fields::{Fields, Head, bytes, nested_len, number, number_len};
 use crate::batch::Slice;
 use crate::message::Refusal;
 
@@ -50,14 +50,17 @@ pub(super) fn put_slice(field: u8, slice: &Slice, buf: &mut impl BufMut) {
 }
 
 pub(super) fn slice_in(frame: &Bytes, range: Range<usize>) -> Result<Slice, Refusal> {
-    let (mut id, mut bytes) = (0, Bytes::new());
+    const ID: u64 = number(1);
+    const BYTES: u64 = bytes(2);
+
+    let mut slice = Slice { id: 0, bytes: Bytes::new() };
     let mut fields = Fields::new(frame, range);
-    while let Some(field) = fields.next()? {
-        match field.number {
-            1 => id = field.value()?,
-            2 => bytes = frame.slice(field.bytes()?),
-            _ => {}
+    while let Some(tag) = fields.tag()? {
+        match tag {
+            ID => slice.id = fields.number()?,
+            BYTES => slice.bytes = frame.slice(fields.bytes()?),
+            other => fields.skip(other, 2)?,
         }
     }
-    Ok(Slice { id, bytes })
+    Ok(slice)
 }

@@ -91,35 +91,19 @@ impl From<Broken> for Refusal {
     }
 }
 
-/// A field: its number, and what is in it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Field {
-    pub(super) number: u64,
-    is_bytes: bool,
-    /// The number that is in it.
-    value: u64,
-    /// Where in the frame its bytes are.
-    start: usize,
-    end: usize,
+/// The tag of a field with a number in it.
+pub(super) const fn number(field: u8) -> u64 {
+    (field as u64) << 3
 }
 
-impl Field {
-    pub(super) fn is_bytes(self) -> bool {
-        self.is_bytes
-    }
-
-    pub(super) fn value(self) -> Result<u64, Broken> {
-        if self.is_bytes { Err(Broken) } else { Ok(self.value) }
-    }
-
-    /// Where in the frame its bytes are.
-    pub(super) fn bytes(self) -> Result<Range<usize>, Broken> {
-        if self.is_bytes { Ok(self.start..self.end) } else { Err(Broken) }
-    }
+/// The tag of a field with bytes in it.
+pub(super) const fn bytes(field: u8) -> u64 {
+    (field as u64) << 3 | 2
 }
 
-/// Reads fields, one after the other. A busy frame has thousands: what is small here becomes part of who reads, so that
-/// a field never leaves the processor's registers (measured: 840 instructions an answer before, 350 after).
+/// Reads fields, one after the other: a tag, and then what it says. A busy frame has thousands: all of this becomes
+/// part of who reads, so that a field never leaves the processor's registers (measured for a question and its answer:
+/// 1,560 instructions with a structure for whatever a field can be, 980 without).
 pub(super) struct Fields<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -132,67 +116,74 @@ impl<'a> Fields<'a> {
         Self { bytes, at: range.start.min(end), end }
     }
 
-    /// The next field; `None` at the end.
-    #[inline]
-    pub(super) fn next(&mut self) -> Result<Option<Field>, Broken> {
-        if self.at >= self.end {
-            return Ok(None);
-        }
-        let tag = self.varint()?;
-        let number = tag >> 3;
-        let field = match tag & 7 {
-            0 => Field { number, is_bytes: false, value: self.varint()?, start: 0, end: 0 },
-            2 => {
-                let len = self.varint()?;
-                let start = self.at;
-                self.advance(len)?;
-                Field { number, is_bytes: true, value: 0, start, end: self.at }
-            }
-            // Kinds of field that no message here has.
-            kind => {
-                self.advance(match kind {
-                    1 => 8,
-                    5 => 4,
-                    _ => return Err(Broken),
-                })?;
-                Field { number: u64::MAX, is_bytes: false, value: 0, start: 0, end: 0 }
-            }
-        };
-        Ok(Some(field))
+    /// The tag of the next field; `None` at the end.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "measured: see above")]
+    pub(super) fn tag(&mut self) -> Result<Option<u64>, Broken> {
+        if self.at < self.end { self.number().map(Some) } else { Ok(None) }
     }
 
-    #[inline]
-    fn advance(&mut self, len: u64) -> Result<(), Broken> {
-        let len = usize::try_from(len).map_err(|_| Broken)?;
-        if len > self.end - self.at {
-            return Err(Broken);
-        }
-        self.at += len;
-        Ok(())
-    }
-
-    #[inline]
-    fn varint(&mut self) -> Result<u64, Broken> {
-        let rest = &self.bytes[self.at..self.end];
-        match rest {
+    /// The number in the field.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "measured: see above")]
+    pub(super) fn number(&mut self) -> Result<u64, Broken> {
+        match &self.bytes[self.at..self.end] {
             // Most are below 128.
             [byte, ..] if *byte < 0x80 => {
                 self.at += 1;
                 Ok(u64::from(*byte))
             }
-            // And a length or a time is often a little more.
+            // And a length is often a little more, as a time is.
             [low, high, ..] if *high < 0x80 => {
                 self.at += 2;
                 Ok(u64::from(*low & 0x7f) | u64::from(*high) << 7)
             }
-            _ => self.long_varint(rest),
+            [low, middle, high, ..] if *high < 0x80 => {
+                self.at += 3;
+                Ok(u64::from(*low & 0x7f) | u64::from(*middle & 0x7f) << 7 | u64::from(*high) << 14)
+            }
+            _ => self.long_number(),
         }
     }
 
+    /// Where in the frame the field's bytes are.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "measured: see above")]
+    pub(super) fn bytes(&mut self) -> Result<Range<usize>, Broken> {
+        let len = self.number()?;
+        self.pass(len)
+    }
+
+    /// Passes over a field that the message does not have, which is for a later version of it to say. That is one of a
+    /// higher number: `known` is the highest that the message has, and one of those must be of its kind.
     #[cold]
-    fn long_varint(&mut self, rest: &[u8]) -> Result<u64, Broken> {
+    pub(super) fn skip(&mut self, tag: u64, known: u8) -> Result<(), Broken> {
+        if tag >> 3 <= known.into() {
+            return Err(Broken);
+        }
+        match tag & 7 {
+            0 => self.number().map(drop),
+            1 => self.pass(8).map(drop),
+            2 => self.bytes().map(drop),
+            5 => self.pass(4).map(drop),
+            _ => Err(Broken),
+        }
+    }
+
+    #[inline]
+    fn pass(&mut self, len: u64) -> Result<Range<usize>, Broken> {
+        let (start, len) = (self.at, usize::try_from(len).map_err(|_| Broken)?);
+        if len > self.end - start {
+            return Err(Broken);
+        }
+        self.at += len;
+        Ok(start..self.at)
+    }
+
+    #[inline(never)]
+    fn long_number(&mut self) -> Result<u64, Broken> {
         let mut value = 0;
-        for (shift, byte) in (0..).step_by(7).zip(rest.iter().take(MAX_VARINT)) {
+        for (shift, byte) in (0..).step_by(7).zip(self.bytes[self.at..self.end].iter().take(MAX_VARINT)) {
             self.at += 1;
             value |= u64::from(byte & 0x7f) << shift;
             if *byte < 0x80 {
