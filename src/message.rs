@@ -10,7 +10,7 @@ use crate::key::Key;
 use crate::member::NodeName;
 
 /// One run of a node, from start to stop: a random number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Incarnation(pub(crate) u64);
 
 /// A range of versions of the wire protocol, both ends included.

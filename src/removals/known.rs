@@ -1,0 +1,391 @@
+//! What this node knows of the others: who there is, and what each has applied.
+//!
+//! **Everybody** is whom this node lists or has a stream with, and whom those list or have streams with by their own
+//! reports, and so on. A removal is **complete** when everybody has applied it, each in the incarnation that lives.
+//! What carries the promise:
+//!
+//! - A report is taken as a whole: what a node had applied, and whom it listed and had streams with *at or after* that
+//!   moment. So whoever could have got an old copy from it is named by the same report that says that it has none.
+//! - A new incarnation starts from nothing. Which of two is the living one cannot be seen from random numbers, so all
+//!   that are not known to be dead count. One is known to be dead when another of the same node answered a question
+//!   that was asked after the one had been heard of.
+//! - A node names whom it **met**, though it neither lists it nor has a stream with it any more: that makes nobody part
+//!   of everybody, but tells of incarnations that others, who do list that node, have not heard of yet.
+//! - Reports of third nodes are passed on as they are, never merged into one's own: a node that is gone would otherwise
+//!   live for ever in what each heard of the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::member::NodeName;
+use crate::message::Incarnation;
+
+use super::record::{Origin, Span};
+use super::seen::Seen;
+
+/// So many nodes that are part of nobody's everybody are remembered.
+const MAX_STRANGERS: usize = 1024;
+
+/// So many dead incarnations of a node are remembered.
+const MAX_DEAD: usize = 64;
+
+/// A moment as this node counts them: each [`Known::tick`] is later than those before.
+pub(crate) type Tick = u64;
+
+/// What a node says of itself, or passes on of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) of: Origin,
+    /// Counted up whenever the links change.
+    pub(crate) version: u64,
+    pub(crate) links: Arc<[Link]>,
+    pub(crate) seen: Seen,
+    /// Earlier incarnations of the same node, known to be dead by who passes it on.
+    pub(crate) dead: Vec<Incarnation>,
+}
+
+/// One node, as another is linked with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) name: NodeName,
+    /// The incarnation of the stream, or the one met last.
+    pub(crate) incarnation: Option<Incarnation>,
+    pub(crate) is_listed: bool,
+    /// Whether there is a stream between the two, whoever opened it.
+    pub(crate) is_open: bool,
+}
+
+impl Link {
+    /// Whether who has this link counts that node among everybody.
+    fn counts(&self) -> bool {
+        self.is_listed || self.is_open
+    }
+}
+
+/// Why a node is not known to have applied a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It was never heard of but by its name.
+    NeverHeard,
+    /// It has not said that it applied it.
+    NotApplied,
+    /// It may live in an incarnation that has not been heard.
+    Restarted,
+}
+
+/// What is known of one incarnation.
+#[derive(Clone, Debug)]
+struct State {
+    incarnation: Incarnation,
+    version: u64,
+    links: Arc<[Link]>,
+    seen: Seen,
+    /// When the latest report came.
+    heard: Tick,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    /// The incarnations that may live.
+    states: Vec<State>,
+    dead: Vec<Incarnation>,
+}
+
+impl Peer {
+    fn bury(&mut self, incarnation: Incarnation) {
+        self.states.retain(|state| state.incarnation != incarnation);
+        if !self.dead.contains(&incarnation) {
+            if self.dead.len() >= MAX_DEAD {
+                self.dead.remove(0);
+            }
+            self.dead.push(incarnation);
+        }
+    }
+
+    fn state(&self, incarnation: Incarnation) -> Option<&State> {
+        self.states.iter().find(|state| state.incarnation == incarnation)
+    }
+}
+
+/// What this node knows of the others, and whom it is linked with itself.
+#[derive(Debug)]
+pub(crate) struct Known {
+    me: Origin,
+    listed: BTreeSet<NodeName>,
+    /// Streams of either direction, counted.
+    open: BTreeMap<(NodeName, Incarnation), usize>,
+    /// The incarnation met last, and when.
+    met: BTreeMap<NodeName, (Incarnation, Tick)>,
+    version: u64,
+    peers: BTreeMap<NodeName, Peer>,
+    now: Tick,
+}
+
+impl Known {
+    pub(crate) fn new(me: Origin) -> Self {
+        let (listed, open, met, peers) = Default::default();
+        Self { me, listed, open, met, version: 1, peers, now: 0 }
+    }
+
+    /// A new moment. Taken when a question leaves, it says in [`heard`](Self::heard) how fresh its answer is.
+    pub(crate) fn tick(&mut self) -> Tick {
+        self.now += 1;
+        self.now
+    }
+
+    /// From now on, these are listed.
+    pub(crate) fn list(&mut self, names: impl IntoIterator<Item = NodeName>) {
+        self.listed = names.into_iter().filter(|name| *name != self.me.name).collect();
+        self.version += 1;
+    }
+
+    /// A stream with this incarnation is there: from before the first question on it until after the last.
+    pub(crate) fn open(&mut self, peer: &Origin) {
+        *self.open.entry((peer.name.clone(), peer.incarnation)).or_default() += 1;
+        let now = self.tick();
+        self.met.insert(peer.name.clone(), (peer.incarnation, now));
+        self.version += 1;
+        self.forget_strangers();
+    }
+
+    pub(crate) fn close(&mut self, peer: &Origin) {
+        let key = (peer.name.clone(), peer.incarnation);
+        if let Some(count) = self.open.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                self.open.remove(&key);
+            }
+        }
+        self.version += 1;
+    }
+
+    /// What this node says of itself: `seen` is what it has applied by now.
+    pub(crate) fn report(&self, seen: &Seen) -> Report {
+        let (of, links) = (self.me.clone(), self.links());
+        Report { of, version: self.version, links: links.into(), seen: seen.clone(), dead: Vec::new() }
+    }
+
+    /// Counted up whenever the links change: an acknowledgement says it instead of them.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    fn links(&self) -> Vec<Link> {
+        let link = |name: &NodeName, incarnation, is_open| {
+            let is_listed = self.listed.contains(name);
+            Link { name: name.clone(), incarnation, is_listed, is_open }
+        };
+        let open = self.open.keys().map(|(name, incarnation)| link(name, Some(*incarnation), true));
+        let met = self.met.iter().map(|(name, (incarnation, _))| (name, *incarnation));
+        let met = met.filter(|(name, incarnation)| !self.open.contains_key(&((*name).clone(), *incarnation)));
+        let met = met.map(|(name, incarnation)| link(name, Some(incarnation), false));
+        let unmet = self.listed.iter().filter(|name| !self.met.contains_key(*name));
+        open.chain(met).chain(unmet.map(|name| link(name, None, false))).collect()
+    }
+
+    /// What others are to be told of third nodes: those that `peer` has no stream with itself.
+    pub(crate) fn relays(&self, peer: &Origin) -> Vec<Report> {
+        let links = self.state(peer).map(|state| Arc::clone(&state.links)).unwrap_or_default();
+        let everybody = self.everybody();
+        let others = self.peers.iter().filter(|(name, _)| **name != peer.name && everybody.contains(*name));
+        let is_met = |of: &Origin| {
+            links.iter().any(|link| link.is_open && link.name == of.name && link.incarnation == Some(of.incarnation))
+        };
+        others
+            .flat_map(|(name, Peer { states, dead })| {
+                states.iter().map(move |state| Report {
+                    of: Origin::new(name.clone(), state.incarnation),
+                    version: state.version,
+                    links: Arc::clone(&state.links),
+                    seen: state.seen.clone(),
+                    dead: dead.clone(),
+                })
+            })
+            .filter(|report| !is_met(&report.of))
+            .collect()
+    }
+
+    /// Takes in a report. `asked` is given if it came from the node itself, in answer to what left at that moment.
+    pub(crate) fn heard(&mut self, report: &Report, asked: Option<Tick>) {
+        if report.of.name == self.me.name {
+            return;
+        }
+        let now = self.tick();
+        let peer = self.peers.entry(report.of.name.clone()).or_default();
+        report.dead.iter().for_each(|&incarnation| peer.bury(incarnation));
+        if peer.dead.contains(&report.of.incarnation) {
+            return;
+        }
+        let Report { of, version, links, seen, .. } = report;
+        match peer.states.iter_mut().find(|state| state.incarnation == of.incarnation) {
+            Some(state) => {
+                if *version >= state.version {
+                    (state.version, state.links) = (*version, Arc::clone(links));
+                }
+                // Whichever is the later report: in one incarnation, what was applied stays so.
+                state.seen.merge(seen);
+                state.heard = now;
+            }
+            None => peer.states.push(State {
+                incarnation: of.incarnation,
+                version: *version,
+                links: Arc::clone(links),
+                seen: seen.clone(),
+                heard: now,
+            }),
+        }
+        if let Some(asked) = asked {
+            self.confirm(&report.of, asked);
+        }
+        self.forget_strangers();
+    }
+
+    /// The incarnation that answers what was asked at a moment has outlived all others heard of before that moment.
+    fn confirm(&mut self, of: &Origin, asked: Tick) {
+        let of_it = |link: &&Link| link.name == of.name && link.incarnation.is_some();
+        let heard_then = self.peers.values().flat_map(|peer| &peer.states).filter(|state| state.heard <= asked);
+        let mut others: Vec<Incarnation> =
+            heard_then.flat_map(|state| state.links.iter().filter(of_it)).filter_map(|link| link.incarnation).collect();
+        others.extend(self.met.get(&of.name).filter(|(_, at)| *at <= asked).map(|(incarnation, _)| *incarnation));
+        let peer = self.peers.entry(of.name.clone()).or_default();
+        others.extend(peer.states.iter().filter(|state| state.heard <= asked).map(|state| state.incarnation));
+        for other in others.into_iter().filter(|other| *other != of.incarnation) {
+            peer.bury(other);
+        }
+        if self.met.get(&of.name).is_some_and(|(incarnation, _)| peer.dead.contains(incarnation)) {
+            let now = self.now;
+            self.met.insert(of.name.clone(), (of.incarnation, now));
+            self.version += 1;
+        }
+    }
+
+    /// A node says that it has applied `span`, while its links were those of `version`. If those are not known here,
+    /// nothing is learnt: its next report will say it.
+    pub(crate) fn acknowledged(&mut self, by: &Origin, version: u64, span: &Span) {
+        let peer = self.peers.entry(by.name.clone()).or_default();
+        let state = peer.states.iter_mut().find(|state| state.incarnation == by.incarnation);
+        if let Some(state) = state.filter(|state| state.version == version) {
+            state.seen.note(span);
+        }
+    }
+
+    fn state(&self, of: &Origin) -> Option<&State> {
+        self.peers.get(&of.name)?.state(of.incarnation)
+    }
+
+    /// Whether this incarnation is known to have applied `span`.
+    pub(crate) fn has_applied(&self, peer: &Origin, span: &Span) -> bool {
+        self.state(peer).is_some_and(|state| state.seen.has_all(span))
+    }
+
+    /// What this incarnation is known to have applied.
+    pub(crate) fn seen(&self, peer: &Origin) -> Option<&Seen> {
+        self.state(peer).map(|state| &state.seen)
+    }
+
+    /// Everybody but this node.
+    pub(crate) fn everybody(&self) -> BTreeSet<NodeName> {
+        let mut everybody = self.listed.clone();
+        everybody.extend(self.open.keys().map(|(name, _)| name.clone()));
+        let mut to_follow: Vec<NodeName> = everybody.iter().cloned().collect();
+        while let Some(name) = to_follow.pop() {
+            let states = self.peers.get(&name).into_iter().flat_map(|peer| &peer.states);
+            for link in states.flat_map(|state| state.links.iter()).filter(|link| link.counts()) {
+                if link.name != self.me.name && everybody.insert(link.name.clone()) {
+                    to_follow.push(link.name.clone());
+                }
+            }
+        }
+        everybody
+    }
+
+    /// Everybody, each with what all its incarnations that may live have applied; `None` where one is not known.
+    fn judged(&self) -> BTreeMap<NodeName, Result<Vec<&State>, Why>> {
+        let everybody = self.everybody();
+        let mut named: BTreeSet<(&NodeName, Incarnation)> = BTreeSet::new();
+        let mut name = |link: &'_ NodeName, incarnation: Incarnation| {
+            if let Some(name) = everybody.get(link) {
+                named.insert((name, incarnation));
+            }
+        };
+        self.open.keys().for_each(|(of, incarnation)| name(of, *incarnation));
+        self.met.iter().for_each(|(of, (incarnation, _))| name(of, *incarnation));
+        for states in everybody.iter().filter_map(|name| self.peers.get(name)).map(|peer| &peer.states) {
+            let links = states.iter().flat_map(|state| state.links.iter());
+            links.for_each(|link| link.incarnation.into_iter().for_each(|incarnation| name(&link.name, incarnation)));
+        }
+        let mut restarted: BTreeSet<&NodeName> = BTreeSet::new();
+        for (name, incarnation) in named {
+            let is_known = self
+                .peers
+                .get(name)
+                .is_some_and(|peer| peer.dead.contains(&incarnation) || peer.state(incarnation).is_some());
+            if !is_known {
+                restarted.insert(name);
+            }
+        }
+        let judge = |name: &NodeName| {
+            let states: Vec<&State> = self.peers.get(name).into_iter().flat_map(|peer| &peer.states).collect();
+            match states.is_empty() {
+                true => Err(Why::NeverHeard),
+                false if restarted.contains(name) => Err(Why::Restarted),
+                false => Ok(states),
+            }
+        };
+        everybody.iter().map(|name| (name.clone(), judge(name))).collect()
+    }
+
+    /// Of everybody but this node: who is not known to have applied `span`, and why.
+    pub(crate) fn pending(&self, span: &Span) -> BTreeMap<NodeName, Why> {
+        let has_all = |states: &[&State]| states.iter().all(|state| state.seen.has_all(span));
+        let why = |judged: Result<Vec<&State>, Why>| match judged {
+            Err(why) => Some(why),
+            Ok(states) => (!has_all(&states)).then_some(Why::NotApplied),
+        };
+        self.judged().into_iter().filter_map(|(name, judged)| Some((name, why(judged)?))).collect()
+    }
+
+    /// For each origin in `seen`, this node's own vector: up to which number removals are complete.
+    pub(crate) fn stable(&self, seen: &Seen) -> BTreeMap<Origin, u64> {
+        let Ok(judged) = self.judged().into_values().collect::<Result<Vec<_>, _>>() else { return BTreeMap::new() };
+        let states: Vec<&State> = judged.into_iter().flatten().collect();
+        let lowest = |origin: &Origin| {
+            let marks = states.iter().map(|state| state.seen.mark(origin));
+            marks.chain([seen.mark(origin)]).min().unwrap_or(0)
+        };
+        seen.origins().map(|origin| (origin.clone(), lowest(origin))).collect()
+    }
+
+    /// Whether an incarnation is part of everybody, as far as is known: if not, it will not pass on what it issued.
+    pub(crate) fn is_around(&self, origin: &Origin) -> bool {
+        *origin == self.me || self.state(origin).is_some() && self.everybody().contains(&origin.name)
+    }
+
+    /// Whether all of everybody are known, and none of them has applied number `number` of `origin` in its turn.
+    pub(crate) fn is_lacked_by_all(&self, origin: &Origin, number: u64) -> bool {
+        let span = Span::one(origin.clone(), number);
+        let lacks = |judged: Result<Vec<&State>, Why>| {
+            judged.is_ok_and(|states| !states.iter().any(|state| state.seen.has_all(&span)))
+        };
+        self.judged().into_values().all(lacks)
+    }
+
+    fn forget_strangers(&mut self) {
+        if self.peers.len().max(self.met.len()) <= MAX_STRANGERS {
+            return;
+        }
+        let everybody = self.everybody();
+        let mut strangers: Vec<(Tick, NodeName)> = self
+            .met
+            .iter()
+            .filter(|(name, _)| !everybody.contains(*name))
+            .map(|(name, (_, at))| (*at, name.clone()))
+            .collect();
+        strangers.sort();
+        let excess = self.met.len().saturating_sub(MAX_STRANGERS);
+        for (_, name) in strangers.into_iter().take(excess) {
+            self.met.remove(&name);
+        }
+        self.peers.retain(|name, _| everybody.contains(name) || self.met.contains_key(name));
+    }
+}
