@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::clock;
 use crate::key::Key;
-use crate::message::{Answer, Ask, Get, GetMany, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::message::{After, Answer, Ask, Get, GetMany, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::transport::{Asker, CallError, Question};
 use crate::wire;
 
@@ -38,17 +38,26 @@ impl Calls {
     where
         F: Fn(Request) -> BoxFuture<'static, Result<Reply, CallError>>,
     {
-        for questions in wire::split_keys(questions, |question| &question.key) {
+        let send = |ask: Ask, askers| {
+            let reply = call(Request { sender: Some(Arc::clone(sender)), ask });
+            // It fails only if the driver is gone, which leaves the askers without an answer, as it should.
+            let _ = self.0.send(Box::pin(answer_all(reply, askers)));
+        };
+        // A question that says more than others goes by itself.
+        let (plain, others): (Vec<_>, Vec<_>) =
+            questions.into_iter().partition(|asked| asked.after == After::default());
+        for Question { key, after, asker } in others {
+            send(Ask::Get(Get { terms: terms.clone(), key, after }), vec![asker]);
+        }
+        for questions in wire::split_keys(plain, |question| &question.key) {
             let keys: Vec<Key> = questions.iter().map(|question| question.key.clone()).collect();
             let askers: Vec<_> = questions.into_iter().map(|question| question.asker).collect();
             let terms = terms.clone();
             let ask = match <[Key; 1]>::try_from(keys) {
-                Ok([key]) => Ask::Get(Get { terms, key }),
+                Ok([key]) => Ask::Get(Get { terms, key, after: After::default() }),
                 Err(keys) => Ask::GetMany(GetMany { terms, keys }),
             };
-            let reply = call(Request { sender: Some(Arc::clone(sender)), ask });
-            // It fails only if the driver is gone, which leaves the askers without an answer, as it should.
-            let _ = self.0.send(Box::pin(answer_all(reply, askers)));
+            send(ask, askers);
         }
     }
 }

@@ -70,6 +70,7 @@ mod batch;
 mod calls;
 mod clock;
 mod codec;
+mod coherence;
 mod config;
 mod encoded;
 mod entry;
@@ -90,6 +91,8 @@ mod node;
 mod peers;
 mod placement;
 mod queue;
+mod receipt;
+mod removal;
 mod removals;
 mod route;
 mod shards;
@@ -97,6 +100,7 @@ mod stats;
 mod store;
 mod tasks;
 mod time;
+mod token;
 mod transport;
 mod wire;
 
@@ -117,9 +121,10 @@ pub use memory::{MemoryNetwork, MessageCounts};
 pub use node::{Node, NodeBuilder, NodeStats, SelfCheck, WeakNode};
 pub use peers::PeerStats;
 pub use placement::Placement;
-pub use removals::{NotEverywhere, Receipt, Told};
+pub use receipt::{NotEverywhere, Receipt, Told};
 pub use stats::{CacheUsage, Fetches, Gets, GroupStats, Loads, Removals};
 pub use tasks::ShutdownReport;
+pub use token::{InvalidToken, Token};
 
 /// Compiles the README's examples with the documentation's.
 #[cfg(doctest)]

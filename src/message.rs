@@ -8,10 +8,8 @@ use bytes::Bytes;
 use crate::error::Error;
 use crate::key::Key;
 use crate::member::NodeName;
-
-/// One run of a node, from start to stop: a random number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Incarnation(pub(crate) u64);
+pub(crate) use crate::removal::{Incarnation, RemovalId, Scope};
+use crate::removals::{Lacking, Origin, Report, Span};
 
 /// A range of versions of the wire protocol, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +65,17 @@ pub(crate) struct Hello {
     pub(crate) members: Vec<(NodeName, u32)>,
     /// Whether the node is shutting down: it answers what it has, and takes no new requests.
     pub(crate) draining: bool,
+    /// What it tells of removals.
+    pub(crate) news: News,
+}
+
+/// What a hello tells of removals.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct News {
+    /// What the node says of itself, first, and what it passes on of others.
+    pub(crate) reports: Vec<Report>,
+    /// What the receiver lacks.
+    pub(crate) lacking: Lacking,
 }
 
 /// What all requests for keys say.
@@ -85,6 +94,16 @@ pub(crate) struct GetTerms {
 pub(crate) struct Get {
     pub(crate) terms: GetTerms,
     pub(crate) key: Key,
+    pub(crate) after: After,
+}
+
+/// What a question for one key says beyond that: nearly always nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct After {
+    /// Removals that are to be applied to the key first.
+    pub(crate) removed: Vec<Span>,
+    /// The number of the insert whose value is wanted, and nothing else; 0 if it is a question like any other.
+    pub(crate) offered: u64,
 }
 
 /// Asks for many keys; the answers come in the order of the keys.
@@ -92,21 +111,6 @@ pub(crate) struct Get {
 pub(crate) struct GetMany {
     pub(crate) terms: GetTerms,
     pub(crate) keys: Vec<Key>,
-}
-
-/// Which removal it is: the origin's number, counted up from 1 in each of its incarnations.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RemovalId {
-    pub(crate) origin: NodeName,
-    pub(crate) incarnation: Incarnation,
-    pub(crate) number: u64,
-}
-
-/// What a removal takes out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    Keys(Vec<Key>),
-    Group,
 }
 
 /// Takes keys, or the whole group, out of the receiver's cache.
@@ -124,7 +128,8 @@ pub(crate) struct Insert {
     pub(crate) group: Arc<str>,
     pub(crate) schema: u32,
     pub(crate) key: Key,
-    pub(crate) value: Bytes,
+    /// `None`: it is an offer of the sender's, and is asked for.
+    pub(crate) value: Option<Bytes>,
     /// How long the value lives; `None`: as long as the group's own values.
     pub(crate) time_to_live: Option<Duration>,
 }
@@ -135,11 +140,19 @@ pub(crate) enum Reply {
     Hello(Hello),
     Get(Answer),
     GetMany(Vec<Answer>),
-    Remove,
-    /// Whether the value was stored; if not, the insert acted as a removal.
+    Remove(Option<Ack>),
     Insert {
+        /// Whether the value was stored; if not, the insert acted as a removal.
         stored: bool,
+        ack: Option<Ack>,
     },
+}
+
+/// A removal is applied: by whom, and the version of that node's links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ack {
+    pub(crate) by: Origin,
+    pub(crate) version: u64,
 }
 
 /// What became of one key.

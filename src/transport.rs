@@ -11,8 +11,9 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use crate::coherence::Presence;
 use crate::key::Key;
-use crate::message::{Answer, Ask, Get, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::message::{After, Answer, Ask, Get, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
 
 /// Opens connections to other nodes.
 pub(crate) trait Transport: Send + Sync + 'static {
@@ -48,6 +49,7 @@ pub(crate) trait Connection: Send + Sync + 'static {
 /// A question for one key, and who waits for the answer.
 pub(crate) struct Question {
     pub(crate) key: Key,
+    pub(crate) after: After,
     pub(crate) asker: Box<dyn Asker>,
 }
 
@@ -67,6 +69,11 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request. Never panics on what a peer sends; dropping the future gives the request up.
     fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>>;
 
+    /// Somebody is there who asks: to be held for as long as the stream is that he asks on.
+    fn meet(&self, _sender: &Sender) -> Option<Presence> {
+        None
+    }
+
     /// Answers many questions at once, in their order: what needs no wait, now. It may stop early, after at least one,
     /// when what is answered now comes to more than `room` bytes of values (the last argument): the rest is asked for
     /// again.
@@ -77,9 +84,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
         wanted: &[Wanted],
         _room: usize,
     ) -> Vec<Served> {
-        let asked = wanted.iter().map(|Wanted { key, time_limit }| {
+        let asked = wanted.iter().map(|Wanted { key, time_limit, after }| {
             let terms = GetTerms { time_limit: *time_limit, ..terms.clone() };
-            let ask = Ask::Get(Get { terms, key: Key::new(key) });
+            let ask = Ask::Get(Get { terms, key: Key::new(key), after: after.clone() });
             let (handler, request) = (Arc::clone(&self), Request { sender: sender.cloned(), ask });
             let answer = async move {
                 match handler.handle(request).await? {
@@ -98,6 +105,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
 pub(crate) struct Wanted {
     pub(crate) key: Bytes,
     pub(crate) time_limit: Duration,
+    pub(crate) after: After,
 }
 
 /// What became of a question of a peer's.

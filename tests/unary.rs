@@ -303,7 +303,7 @@ async fn absurd_numbers_are_taken_for_what_they_are() {
             Outcome::NotFound(_) => panic!("there is a value"),
         }
     }
-    for (number, life) in [(1, 0), (2, 1), (3, u64::MAX - 1), (u64::MAX, u64::MAX)] {
+    for (number, life) in [(1, 0), (2, 1), (3, u64::MAX - 1), (u64::MAX - 1, u64::MAX)] {
         let insert = proto::InsertRequest {
             id: Some(proto::RemovalId { origin: "outside".into(), incarnation: u64::MAX, number }),
             group: "users".into(),
@@ -324,12 +324,22 @@ async fn absurd_numbers_are_taken_for_what_they_are() {
             scope: Some(proto::remove_request::Scope::WholeGroup(proto::WholeGroup {})),
             ..Default::default()
         },
+        proto::RemoveRequest {
+            id: Some(proto::RemovalId { origin: "outside".into(), incarnation: 1, number: u64::MAX }),
+            scope: Some(proto::remove_request::Scope::WholeGroup(proto::WholeGroup {})),
+            ..Default::default()
+        },
     ] {
         assert_eq!(refusal(&server.client().remove(removal).await.unwrap_err()).kind(), RefusalKind::Invalid);
     }
     let members = vec![proto::Member { name: "m".into(), weight: u32::MAX }; 3];
-    let hello =
-        proto::Hello { sender: Some(sender("default", (0, u32::MAX))), fingerprint: u64::MAX, members, draining: true };
+    let hello = proto::Hello {
+        sender: Some(sender("default", (0, u32::MAX))),
+        fingerprint: u64::MAX,
+        members,
+        draining: true,
+        ..proto::Hello::default()
+    };
     server.client().hello(hello).await.unwrap();
     server.assert_serves().await;
     let _ = server.node.stats();

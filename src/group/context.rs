@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::coherence::Coherence;
 use crate::error::Error;
 use crate::peers::Peers;
-use crate::removals::Numbers;
 use crate::tasks::Tasks;
 use crate::time::Moment;
 
@@ -14,7 +14,7 @@ pub(crate) struct Context {
     pub(crate) peers: Arc<Peers>,
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) clock: Clock,
-    pub(crate) numbers: Numbers,
+    pub(crate) coherence: Arc<Coherence>,
     pub(crate) max_value_bytes: usize,
 }
 

@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::flight::{Landed, Landing};
 use crate::loader::Inside;
 use crate::member::NodeName;
-use crate::message::{Answer, Copy, GetTerms, Outcome, Refusal};
+use crate::message::{After, Answer, Copy, GetTerms, Outcome, Refusal};
 use crate::peers::{Peer, View};
 use crate::route::{self, Next, Role, Route};
 use crate::shards::{Keep, Lead};
@@ -320,7 +320,12 @@ impl<V: Value> Trip<V> {
         };
         let mut questions = leads.map(|lead| {
             let key = lead.key().key.clone();
-            Question { key, asker: Box::new(Fetch { trip: Arc::clone(trip), lead }) }
+            // Looked for now that the flight has begun: a removal that is applied from here on voids it.
+            let coherence = &group.context.coherence;
+            let is_loud = coherence.is_loud();
+            let removed = if is_loud { coherence.covering(&group.name, &key, &trip.peer().run()) } else { Vec::new() };
+            let after = After { removed, offered: 0 };
+            Question { key, after, asker: Box::new(Fetch { trip: Arc::clone(trip), lead }) }
         });
         self.peer().ask(group.context.peers.sender(), terms, &mut questions);
     }

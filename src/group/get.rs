@@ -24,6 +24,7 @@ use crate::route::{Role, Route};
 use crate::shards::{Hit, Kind, Lead, Look};
 use crate::stats::Tally;
 use crate::time::Moment;
+use crate::token::Token;
 
 use super::fetch::Terms;
 use super::inner::Inner;
@@ -130,6 +131,11 @@ impl<V: Value> Inner<V> {
             count(tally, &landing);
             landing
         })
+    }
+
+    /// Whoever asks for this key next gets nothing that is older than what the token stands for.
+    pub(super) fn honour(&self, token: &Token, key: KeyRef<'_>) {
+        self.carry(key, &[token.span()], self.now());
     }
 
     /// Many keys, for a caller: the answers in the order of the keys. Keys that are asked for twice are worked on once.

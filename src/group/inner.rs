@@ -23,7 +23,9 @@ use crate::store::Place;
 use crate::time::Moment;
 
 use super::context::Context;
+use super::insert::Offered;
 use super::line::Line;
+use super::offers::Offers;
 
 /// The part of a group's capacity that keeps the bytes of values that peers ask for again and again.
 const ENCODED_SHARE: f64 = 0.125;
@@ -41,6 +43,8 @@ pub(crate) struct Inner<V: Value> {
     /// Whether the shards keep encoded values for peers.
     pub(super) keeps_encoded: bool,
     pub(super) line: Mutex<Line<V>>,
+    /// What this node offers to the owners of keys.
+    pub(super) offers: Offers<Offered<V>>,
     /// Whether there is a task that minds the waits of callers.
     pub(super) minded: AtomicBool,
     /// What callers asked and found here at once.
@@ -82,6 +86,7 @@ impl<V: Value> Inner<V> {
             shards,
             keeps_encoded: is_asked,
             line: Mutex::new(Line::new(limits)),
+            offers: Offers::default(),
             minded: AtomicBool::new(false),
             hits: Hits::new(),
             gets: GetCounters::default(),

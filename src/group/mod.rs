@@ -8,8 +8,10 @@ mod context;
 mod fetch;
 mod get;
 mod inner;
+mod insert;
 mod line;
 mod load;
+mod offers;
 mod registry;
 mod remove;
 mod serve;
@@ -26,8 +28,9 @@ use crate::flight::Landed;
 use crate::key::{AsKey, Key, KeyRef};
 use crate::loader::Loaded;
 use crate::message::Scope;
-use crate::removals::Receipt;
+use crate::receipt::Receipt;
 use crate::stats::GroupStats;
+use crate::token::Token;
 
 pub(crate) use builder::Home;
 pub use builder::{GroupBuilder, InBatches, LoadsInto, OneByOne};
@@ -81,17 +84,18 @@ impl<V: Value> Group<V> {
     ///
     /// # Errors
     /// As [`get`](Self::get).
-    pub fn get_with<'a>(
-        &'a self,
-        key: &'a (impl AsKey + ?Sized),
-        options: GetOptions,
-    ) -> impl Future<Output = Result<Entry<V>, Error>> + Send {
-        self.one(key.as_key(), options.timeout, |landed| {
+    pub async fn get_with(&self, key: &(impl AsKey + ?Sized), options: GetOptions) -> Result<Entry<V>, Error> {
+        let key = key.as_key();
+        if let Some(token) = &options.no_older_than {
+            self.inner.honour(token, KeyRef::new(key).check()?);
+        }
+        self.one(key, options.timeout, |landed| {
             let now = self.inner.now();
             let Landed { value, born, expires, source } = landed;
             let value = value.ok_or(Error::NotFound)?;
             Ok(Entry { value, age: now.since(born), time_left: expires.left(now), source })
         })
+        .await
     }
 
     #[inline]
@@ -244,10 +248,11 @@ impl<V: Value> fmt::Debug for WeakGroup<V> {
 }
 
 /// How one get differs from the group's usual way.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct GetOptions {
     timeout: Option<Duration>,
+    no_older_than: Option<Token>,
 }
 
 impl GetOptions {
@@ -259,6 +264,14 @@ impl GetOptions {
     /// How long this get waits, instead of the group's `timeout`.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
+        self
+    }
+
+    /// Answers with nothing that is older than the removal that the token stands for, whether or not this node, or the
+    /// key's owner, has heard of it: what is older is dropped first, here and there. A token that nobody can confirm
+    /// costs a fetch, and a load at most once per key and second.
+    pub fn no_older_than(mut self, token: Token) -> Self {
+        self.no_older_than = Some(token);
         self
     }
 }

@@ -5,10 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 
+use crate::coherence::Holders;
 use crate::error::ConfigError;
 use crate::key::Key;
-use crate::message::{Refusal, Scope};
+use crate::message::{Insert, Refusal, Scope};
+use crate::removals::Origin;
 use crate::stats::GroupStats;
 use crate::transport::{Served, Wanted};
 
@@ -21,13 +24,32 @@ pub(crate) trait Serve: Send + Sync {
     /// bytes.
     fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served>;
 
-    /// Applies a removal of another node.
-    fn apply(&self, scope: &Scope);
+    /// Voids the flights that have begun and drops the entries, as a removal says.
+    fn take_out(&self, scope: &Scope);
 
-    /// Applies an insert of another node; says whether the value was stored, rather than the key removed.
+    /// Applies an insert of a client's; says whether the value was stored, rather than the key removed.
     fn install(&self, key: Key, value: Bytes, time_to_live: Option<Duration>) -> Result<bool, Refusal>;
 
+    /// Applies an insert of another node's, and takes the value that it offers; says whether that was stored, and
+    /// whether the removal that comes with it may be acknowledged.
+    fn take_offer(self: Arc<Self>, from: Origin, insert: Insert) -> BoxFuture<'static, (bool, bool)>;
+
     fn stats(&self) -> GroupStats;
+}
+
+impl Holders for Registry {
+    fn take_out(&self, group: &str, scope: &Scope) {
+        if let Some(group) = self.find(group) {
+            group.take_out(scope);
+        }
+    }
+
+    fn take_all_out(&self) {
+        let groups: Vec<_> = self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for group in groups {
+            group.take_out(&Scope::Group);
+        }
+    }
 }
 
 /// The groups of one node. They live as long as the node does.

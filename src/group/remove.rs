@@ -1,77 +1,55 @@
-//! Removals and inserts: one numbered round to all listed nodes, and a receipt.
+//! Removals: applied here, told to everybody at once, and a receipt.
 //!
-//! A round runs in a task that the node owns: a caller that goes away does not leave it half done. Who does not answer
-//! in time is pending in the receipt; the message to it stays under way for a while.
+//! Who is told, and in which order, is a matter of cost: until everybody has applied a removal it travels with the
+//! questions of those who have. The telling runs in tasks that the node owns: a caller that goes away does not leave it
+//! half done. Who does not answer in time is pending in the receipt, and is told again when it says hello, by this node
+//! or by another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::join_all;
 use tokio::sync::oneshot;
 
 use crate::entry::Value;
 use crate::error::Error;
-use crate::key::{HashedKey, KeyHash};
-use crate::loader::Loaded;
-use crate::member::Member;
-use crate::message::{Ask, Insert, RemovalId, Remove, Reply, Scope};
+use crate::member::{Member, NodeName};
+use crate::message::{Ask, RemovalId, Remove, Reply, Scope};
 use crate::peers::{Peer, View};
-use crate::removals::{Receipt, Round, Told};
-use crate::store::{Entry, Place};
+use crate::receipt::Receipt;
+use crate::removals::{Record, Span, Standing, What};
 use crate::tasks::Work;
 use crate::transport::CallError;
 use crate::wire;
 
 use super::inner::Inner;
 
-/// Why a message of a round did not do what it should.
-enum Unsent {
-    /// The peer is there, and does not take it.
-    Refused(String),
-    /// The peer cannot be reached, or has not answered in time.
-    Pending(String),
-}
-
-impl From<CallError> for Unsent {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Refused(refusal) => Self::Refused(refusal.message),
-            error => Self::Pending(error.to_string()),
-        }
-    }
-}
+/// Why a peer was told in vain, in words.
+pub(super) type WhyNot = BTreeMap<NodeName, String>;
 
 impl<V: Value> Inner<V> {
     /// Takes keys, or everything, out of every cache of the cluster.
     pub(super) async fn remove(self: &Arc<Self>, scope: Scope) -> Result<Receipt, Error> {
+        self.check_removal()?;
         self.removals.removals.one();
+        // It begins here and now, and is applied here before anything else.
+        let coherence = &self.context.coherence;
+        let records: Vec<_> = parts(scope).into_iter().map(|scope| coherence.remove(&self.name, scope)).collect();
         let group = Arc::clone(self);
-        self.in_a_task(async move { Ok(group.removal_round(scope).await) }).await
+        self.in_a_task(async move { Ok(group.removal_round(&records).await) }).await
     }
 
-    /// Puts a value in its owner's cache, and takes the key out of all others. If the owner does not take it, it is a
-    /// removal.
-    pub(super) async fn insert(self: &Arc<Self>, key: HashedKey, loaded: Loaded<V>) -> Result<Receipt, Error> {
-        let Loaded { value: Some(value), time_to_live } = loaded else {
-            return self.remove(Scope::Keys(vec![key.key])).await;
-        };
-        self.removals.inserts.one();
-        // Encoded here, whoever owns the key: what could not be sent is refused by every node alike.
-        let bytes = self.encode(&value)?;
-        let group = Arc::clone(self);
-        let loaded = Loaded { value: Some(value), time_to_live };
-        self.in_a_task(async move { group.insert_round(key, loaded, bytes).await }).await
+    /// Passes where a removal can begin.
+    pub(super) fn check_removal(&self) -> Result<(), Error> {
+        self.context.check_open()?;
+        self.context.check_runtime()
     }
 
     /// Runs a round in a task of the node's, to its end, whatever becomes of the caller.
-    async fn in_a_task(
+    pub(super) async fn in_a_task(
         &self,
         round: impl Future<Output = Result<Receipt, Error>> + Send + 'static,
     ) -> Result<Receipt, Error> {
-        self.context.check_open()?;
-        self.context.check_runtime()?;
         let (done, receipt) = oneshot::channel();
         self.context.tasks.work(Work::Removal, async move {
             // A caller that has left does not want the receipt.
@@ -80,151 +58,104 @@ impl<V: Value> Inner<V> {
         receipt.await.unwrap_or(Err(Error::Closed))
     }
 
-    async fn removal_round(&self, scope: Scope) -> Receipt {
+    async fn removal_round(self: &Arc<Self>, records: &[Arc<Record>]) -> Receipt {
         let view = self.context.peers.view_owned();
-        let nodes = view.members().len();
-        let round = match &scope {
-            Scope::Keys(keys) => Round::of_keys(keys, nodes, |key| view.owner(KeyHash::of(key))),
-            Scope::Group => Round::of_group(nodes),
-        };
-        let id = self.context.numbers.next();
-        let mut told = BTreeMap::new();
-        self.tell_all(&view, &id, round.owners, &mut told).await;
-        self.tell_all(&view, &id, round.others, &mut told).await;
-        self.receipt(&view, &id, false, told)
+        let why_not = self.tell(&view, view.peers(), records).await;
+        self.receipt(&view, records, false, &why_not).await
     }
 
-    async fn insert_round(&self, key: HashedKey, loaded: Loaded<V>, bytes: Bytes) -> Result<Receipt, Error> {
-        let view = self.context.peers.view_owned();
-        let id = self.context.numbers.next();
-        let owner = view.owner(key.hash);
-        let mut round = Round::of_keys(std::slice::from_ref(&key.key), view.members().len(), |_| owner);
-        let mut told = BTreeMap::new();
-        let stored = match view.peer(owner) {
-            None => self.install(&key, loaded)?,
-            Some(peer) => match self.send_insert(peer, &id, key, bytes, loaded.time_to_live).await {
-                Ok(stored) => stored,
-                Err(Unsent::Pending(why)) => {
-                    told.insert(owner, Told::Pending { why });
-                    // Should it get the value after all, a drop follows: a value that was not stored in time is not
-                    // stored later.
-                    round.others.append(&mut round.owners);
-                    false
-                }
-                // The owner does not take the value: then it has to drop what it has.
-                Err(Unsent::Refused(_)) => {
-                    self.tell_all(&view, &id, round.owners, &mut told).await;
-                    false
-                }
-            },
-        };
-        self.tell_all(&view, &id, round.others, &mut told).await;
-        Ok(self.receipt(&view, &id, stored, told))
-    }
-
-    /// Puts a value in this node's cache, if this node owns the key; says whether it was kept. To anybody else it is a
-    /// removal.
-    pub(super) fn install(&self, key: &HashedKey, loaded: Loaded<V>) -> Result<bool, Error> {
-        let place = self.context.peers.view().place(key.hash);
-        let (landed, keep) = self.settle(loaded, self.now(), place)?;
-        let Some(keep) = keep.filter(|_| place == Place::Main) else {
-            self.shards.remove(key.as_ref());
-            return Ok(false);
-        };
-        let entry = Entry { value: landed.value, weight: keep.weight, born: landed.born, expires: landed.expires };
-        Ok(self.shards.insert(key, entry, keep.place))
-    }
-
-    async fn send_insert(
-        &self,
-        owner: &Arc<Peer>,
-        id: &RemovalId,
-        key: HashedKey,
-        value: Bytes,
-        time_to_live: Option<Duration>,
-    ) -> Result<bool, Unsent> {
-        let ask = Ask::Insert(Insert {
-            id: id.clone(),
-            group: Arc::clone(&self.name),
-            schema: self.config.schema,
-            key: key.key,
-            value,
-            time_to_live,
-        });
-        // Given up when its time is over. Only drops are sent late: a late value could take the place of a newer one.
-        let wait = self.config.removal_timeout;
-        let call = owner.call(self.context.peers.request(ask));
-        match tokio::time::timeout(wait, call).await.map(|outcome| outcome.map_err(Unsent::from)) {
-            Ok(Ok(Reply::Insert { stored })) => Ok(stored),
-            Ok(Ok(_)) => Err(Unsent::Refused(String::from("the reply does not fit the request"))),
-            Ok(Err(unsent)) => Err(unsent),
-            Err(_) => Err(Unsent::Pending(format!("no answer within {wait:?}"))),
-        }
-    }
-
-    /// Tells nodes what to drop, all at once, and notes what became of each. A node that is pending stays so.
-    async fn tell_all(
-        &self,
+    /// Tells peers of removals, all at once: those that can be reached, for as long as a removal may wait.
+    pub(super) async fn tell(
+        self: &Arc<Self>,
         view: &View,
-        id: &RemovalId,
-        stage: BTreeMap<usize, Scope>,
-        told: &mut BTreeMap<usize, Told>,
-    ) {
-        let telling = stage.into_iter().map(async |(node, scope)| (node, self.tell(view, id, node, scope).await));
-        for (node, outcome) in join_all(telling).await {
-            let told = told.entry(node).or_insert(Told::Done);
-            if *told == Told::Done {
-                *told = outcome;
-            }
-        }
-    }
-
-    async fn tell(&self, view: &View, id: &RemovalId, node: usize, scope: Scope) -> Told {
-        let Some(peer) = view.peer(node) else {
-            self.apply(&scope);
-            return Told::Done;
-        };
-        let parts = match scope {
-            Scope::Keys(keys) => wire::split_keys(keys, |key| key).into_iter().map(Scope::Keys).collect(),
-            Scope::Group => vec![Scope::Group],
-        };
-        let messages = parts
-            .into_iter()
-            .map(|scope| self.send(peer, Ask::Remove(Remove { id: id.clone(), group: Arc::clone(&self.name), scope })));
-        let unsent = join_all(messages).await.into_iter().find_map(|reply| match reply {
-            Ok(Reply::Remove) => None,
-            Ok(_) => Some(String::from("the reply does not fit the request")),
-            Err(Unsent::Refused(why) | Unsent::Pending(why)) => Some(why),
+        peers: impl Iterator<Item = &Arc<Peer>>,
+        records: &[Arc<Record>],
+    ) -> WhyNot {
+        debug_assert!(!records.is_empty() && view.members().len() > 0);
+        let telling = peers.map(async |peer| {
+            let told = records.iter().map(|record| self.tell_one(peer, record));
+            let why = join_all(told).await.into_iter().find_map(Result::err)?;
+            Some((peer.name().clone(), why))
         });
-        unsent.map_or(Told::Done, |why| Told::Pending { why })
+        join_all(telling).await.into_iter().flatten().collect()
     }
 
-    /// Sends a drop, and waits for its reply for as long as a removal may. The message itself stays under way for
-    /// longer than that, so that a peer that is slow, or a round that was given up, still gets it.
-    async fn send(&self, peer: &Arc<Peer>, ask: Ask) -> Result<Reply, Unsent> {
-        let request = self.context.peers.request(ask);
-        let (peer, limit) = (Arc::clone(peer), self.config.timeout);
+    /// Tells one peer, and waits for its word for as long as a removal may. The message itself stays under way for
+    /// longer than that.
+    async fn tell_one(self: &Arc<Self>, peer: &Arc<Peer>, record: &Arc<Record>) -> Result<(), String> {
+        let What::One { group, scope } = &record.what else { return Ok(()) };
+        let remove = Remove { id: id_of(&record.span), group: Arc::clone(group), scope: scope.clone() };
+        let request = self.context.peers.request(Ask::Remove(remove));
+        let (teller, peer, limit) = (Arc::clone(self), Arc::clone(peer), self.config.timeout);
         let (done, outcome) = oneshot::channel();
+        let record = Arc::clone(record);
         self.context.tasks.work(Work::Removal, async move {
             if let Ok(outcome) = tokio::time::timeout(limit, peer.call(request)).await {
+                let told = teller.told(&peer, &record.span, outcome);
                 // Nobody waits for it any more: it was late.
-                let _ = done.send(outcome);
+                let _ = done.send(told);
             }
         });
         let wait = self.config.removal_timeout;
         match tokio::time::timeout(wait, outcome).await {
-            Ok(Ok(outcome)) => outcome.map_err(Unsent::from),
-            Ok(Err(_)) => Err(Unsent::Pending(String::from("the node is shutting down"))),
-            Err(_) => Err(Unsent::Pending(format!("no answer within {wait:?}"))),
+            Ok(Ok(told)) => told,
+            Ok(Err(_)) => Err(String::from("the node is shutting down")),
+            Err(_) => Err(format!("no answer within {wait:?}")),
         }
     }
 
-    fn receipt(&self, view: &View, id: &RemovalId, stored: bool, mut told: BTreeMap<usize, Told>) -> Receipt {
-        let names = view.members().iter().map(Member::name).enumerate();
-        let nodes: BTreeMap<_, _> =
-            names.map(|(node, name)| (name.clone(), told.remove(&node).unwrap_or(Told::Done))).collect();
-        let receipt = Receipt { number: id.number, stored, nodes };
+    /// Takes in what a peer says to a removal.
+    pub(super) fn told(&self, peer: &Peer, span: &Span, outcome: Result<Reply, CallError>) -> Result<(), String> {
+        let ack = match outcome {
+            Ok(Reply::Remove(ack) | Reply::Insert { ack, .. }) => ack,
+            Ok(_) => return Err(String::from("the reply does not fit the request")),
+            Err(error) => return Err(error.to_string()),
+        };
+        let Some(ack) = ack else { return Err(String::from("it has not applied the removal")) };
+        if !self.context.coherence.acknowledged(&ack, span) {
+            // It has streams, or lists nodes, of which this node does not know: it will say so in a hello.
+            peer.greet();
+        }
+        Ok(())
+    }
+
+    /// The receipt of a round. Whom this node has not told itself, or who lists others than this node knew of, gets
+    /// what is left of the time that a removal may wait; not who is known to be down.
+    pub(super) async fn receipt(
+        self: &Arc<Self>,
+        view: &View,
+        records: &[Arc<Record>],
+        stored: bool,
+        why_not: &WhyNot,
+    ) -> Receipt {
+        let coherence = &self.context.coherence;
+        let told: BTreeSet<NodeName> = view.members().iter().map(Member::name).cloned().collect();
+        let spans: Vec<Span> = records.iter().map(|record| record.span.clone()).collect();
+        let mut news = coherence.subscribe();
+        let settling = async {
+            let is_waited_for = |(name, standing): (NodeName, Standing)| {
+                matches!(standing, Standing::Pending(_)) && !why_not.contains_key(&name)
+            };
+            while coherence.standing(&spans, &told).into_iter().any(is_waited_for) && news.changed().await.is_ok() {}
+        };
+        // A time-out is no failure here: it is what the limit is for.
+        let _ = tokio::time::timeout(self.config.removal_timeout, settling).await;
+        let receipt = Receipt::new(Arc::clone(coherence), spans, told, stored, why_not);
         self.removals.pending.add(receipt.pending().count() as u64);
         receipt
     }
+}
+
+/// What one call removes, in parts that each fit in one message. No keys are a removal too, if of nothing.
+fn parts(scope: Scope) -> Vec<Scope> {
+    match scope {
+        Scope::Keys(keys) if !keys.is_empty() => {
+            wire::split_keys(keys, |key| key).into_iter().map(Scope::Keys).collect()
+        }
+        whole => vec![whole],
+    }
+}
+
+fn id_of(span: &Span) -> RemovalId {
+    RemovalId { origin: span.origin.name.clone(), incarnation: span.origin.incarnation, number: span.last }
 }

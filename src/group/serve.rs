@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Landed, Landing};
 use crate::key::{HashedKey, Key, KeyRef};
-use crate::loader::{Inside, Loaded};
-use crate::message::{Answer, Copy, Outcome, Refusal, RefusalKind, Scope};
+use crate::loader::Inside;
+use crate::message::{After, Answer, Copy, Insert, Outcome, Refusal, RefusalKind, Scope};
+use crate::removals::{Origin, Span};
 use crate::shards::Asked;
 use crate::stats::{GroupStats, Tally};
 use crate::time::Moment;
@@ -36,13 +38,22 @@ impl<V: Value> Serve for Serving<V> {
         self.0.serve(wanted, nested, room)
     }
 
-    fn apply(&self, scope: &Scope) {
-        self.0.removals.applied.one();
-        self.0.apply(scope);
+    fn take_out(&self, scope: &Scope) {
+        self.0.take_out(scope);
     }
 
     fn install(&self, key: Key, value: Bytes, time_to_live: Option<Duration>) -> Result<bool, Refusal> {
-        self.0.install_from_peer(&HashedKey::new(key), &value, time_to_live)
+        let stored = self.0.install_from_client(&HashedKey::new(key), &value, time_to_live);
+        stored.map_err(|error| match error {
+            Error::Codec(error) => {
+                Refusal::new(RefusalKind::Schema, format!("the value does not decode here: {error}"))
+            }
+            error => Refusal::new(RefusalKind::TooLarge, error.to_string()),
+        })
+    }
+
+    fn take_offer(self: Arc<Self>, from: Origin, insert: Insert) -> BoxFuture<'static, (bool, bool)> {
+        Arc::clone(&self.0).take_offer(from, insert)
     }
 
     fn stats(&self) -> GroupStats {
@@ -55,11 +66,18 @@ impl<V: Value> Inner<V> {
     fn serve(self: &Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served> {
         let (received, view) = (self.now(), self.context.peers.view_owned());
         let (mut served, mut missing, mut bytes) = (Vec::with_capacity(wanted.len()), Vec::new(), 0);
-        for Wanted { key, time_limit } in wanted {
+        for Wanted { key, time_limit, after } in wanted {
             if bytes > room {
                 break;
             }
             let key = KeyRef::new(key);
+            if *after != After::default() {
+                self.carry(key, &after.removed, received);
+                if after.offered > 0 {
+                    served.push(Some(Served::Now(Ok(self.offered(after.offered, key)))));
+                    continue;
+                }
+            }
             match self.shards.look_encoded(key, view.place(key.hash), received) {
                 Some(asked) => {
                     // The clock is not read anew for each: what looking at those before it takes counts as the way.
@@ -157,8 +175,17 @@ impl<V: Value> Inner<V> {
         Ok(Outcome::Value(copy_of(landed, self.encode(value)?, now)))
     }
 
-    /// Takes out what a removal says, here.
-    pub(super) fn apply(&self, scope: &Scope) {
+    /// Applies what a question carries to its key, unless it has been.
+    pub(super) fn carry(&self, key: KeyRef<'_>, removed: &[Span], now: Moment) {
+        if !removed.is_empty() && self.context.coherence.carried(&self.name, &Key::new(key.bytes), removed, now) {
+            self.take_out(&Scope::Keys(vec![Key::new(key.bytes)]));
+        }
+    }
+
+    /// Voids flights that have begun and drops entries, here.
+    pub(super) fn take_out(&self, scope: &Scope) {
+        self.removals.applied.one();
+        self.offers.void(scope);
         match scope {
             Scope::Keys(keys) => {
                 for key in keys {
@@ -167,24 +194,6 @@ impl<V: Value> Inner<V> {
             }
             Scope::Group => self.shards.clear(),
         }
-    }
-
-    /// Another node's insert. Only the owner keeps the value; to anybody else it is a removal.
-    fn install_from_peer(
-        &self,
-        key: &HashedKey,
-        value: &Bytes,
-        time_to_live: Option<Duration>,
-    ) -> Result<bool, Refusal> {
-        // Copied, because a slice would keep the whole message that it came in alive.
-        let (value, _) = self
-            .decode(Bytes::copy_from_slice(value))
-            .map_err(|error| Refusal::new(RefusalKind::Schema, format!("the value does not decode here: {error}")))?;
-        let loaded = Loaded { value: Some(value), time_to_live };
-        let stored =
-            self.install(key, loaded).map_err(|error| Refusal::new(RefusalKind::TooLarge, error.to_string()))?;
-        self.removals.stored.add(u64::from(stored));
-        Ok(stored)
     }
 }
 

@@ -25,6 +25,7 @@ use tonic::codec::Streaming;
 
 use super::status_of;
 use crate::batch::{Assembly, BadSlice, Batch, FRAME_BYTES, Part, SLICE_BYTES};
+use crate::coherence::Presence;
 use crate::error::Error;
 use crate::key::Key;
 use crate::message::{Answer, GetTerms, Outcome, Refusal, RefusalKind, Reply, Request, Sender};
@@ -51,6 +52,8 @@ pub(super) struct Answers {
     handler: Arc<dyn Handler>,
     limit: usize,
     sender: Option<Arc<Sender>>,
+    /// That the sender is there: for as long as this stream is.
+    presence: Option<Presence>,
     /// Questions that have been read and not been looked at.
     backlog: VecDeque<Section>,
     waiting: FuturesUnordered<Abortable<BoxFuture<'static, Response>>>,
@@ -108,6 +111,7 @@ impl Answers {
             handler,
             limit,
             sender: None,
+            presence: None,
             backlog: VecDeque::new(),
             waiting: FuturesUnordered::new(),
             calls: FuturesUnordered::new(),
@@ -119,8 +123,9 @@ impl Answers {
     }
 
     fn take(&mut self, frame: AskFrame) -> Result<(), Refusal> {
-        if frame.sender.is_some() {
-            self.sender = frame.sender;
+        if let Some(sender) = frame.sender {
+            self.presence = self.handler.meet(&sender);
+            self.sender = Some(sender);
         }
         // First: an id that is given up may be used again in the same frame, if its response has crossed with that.
         self.give_up(frame.cancelled);
@@ -198,7 +203,7 @@ impl Answers {
                 self.respond(question.id, Ok(failed(Error::Busy)));
             } else {
                 ids.push(question.id);
-                wanted.push(Wanted { key: question.key, time_limit: question.time_limit });
+                wanted.push(Wanted { key: question.key, time_limit: question.time_limit, after: question.after });
             }
         }
         if let Ok(terms) = gets.terms {

@@ -140,7 +140,7 @@ impl Connection for Exchange {
             state.introduce(sender);
             let mut questions = questions.peekable();
             let mut terms = Some(terms);
-            while let Some(Question { key, asker }) = questions.next() {
+            while let Some(Question { key, after, asker }) = questions.next() {
                 if let Err(error) = state.check_room() {
                     turned_away.push((asker, error));
                     continue;
@@ -151,7 +151,7 @@ impl Connection for Exchange {
                 };
                 let bytes = key.len() + ITEM_BYTES;
                 let id = state.under_way.insert(UnderWay::Question(asker)) as u64;
-                state.batch.push(AskItem::Get { id, terms, key }, bytes);
+                state.batch.push(AskItem::Get { id, terms, key, after }, bytes);
             }
             state.body.take()
         };

@@ -37,7 +37,7 @@ use crate::message::{Refusal, Reply, Request};
 use crate::transport::Handler;
 use crate::wire::frames::{AnswerItem, AskFrame};
 use crate::wire::proto::peerage_server::{Peerage, PeerageServer};
-use crate::wire::{self, check_size, proto};
+use crate::wire::{self, check_size, insert_reply, proto, remove_reply};
 
 /// How long to wait after an accept that failed. The usual reason is too many open files: trying at once would spin.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(50);
@@ -181,7 +181,7 @@ impl Peerage for Answering {
         message: tonic::Request<proto::RemoveRequest>,
     ) -> Result<Response<proto::RemoveReply>, Status> {
         match self.reply(message).await? {
-            Reply::Remove => Ok(Response::new(proto::RemoveReply {})),
+            Reply::Remove(ack) => Ok(Response::new(remove_reply(ack.as_ref()))),
             _ => Err(mismatch()),
         }
     }
@@ -191,7 +191,7 @@ impl Peerage for Answering {
         message: tonic::Request<proto::InsertRequest>,
     ) -> Result<Response<proto::InsertReply>, Status> {
         match self.reply(message).await? {
-            Reply::Insert { stored } => Ok(Response::new(proto::InsertReply { stored })),
+            Reply::Insert { stored, ack } => Ok(Response::new(insert_reply(stored, ack.as_ref()))),
             _ => Err(mismatch()),
         }
     }

@@ -75,12 +75,12 @@ async fn ask(mut client: PeerageClient<Channel>, request: WireRequest) -> Result
         }
         WireRequest::GetMany(message) => ask_many(client, message).await,
         WireRequest::Remove(message) => {
-            client.remove(message).await.map_err(failed)?;
-            Ok(Reply::Remove)
+            let reply = client.remove(message).await.map_err(failed)?;
+            Ok(reply.into_inner().try_into()?)
         }
         WireRequest::Insert(message) => {
             let reply = client.insert(message).await.map_err(failed)?;
-            Ok(Reply::Insert { stored: reply.into_inner().stored })
+            Ok(reply.into_inner().try_into()?)
         }
     }
 }

@@ -9,13 +9,14 @@
 //!
 //! It does not know who sets the faults of a link, nor what a message says.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use crate::calls::Calls;
 use crate::clock::{Clock, sleep};
+use crate::coherence::Presence;
 use crate::message::{GetTerms, Reply, Request, Sender};
 use crate::transport::{CallError, Connection, Opened, Question, Transport, Unreachable};
 use crate::wire::{WireRequest, check_size};
@@ -98,6 +99,8 @@ impl Connection for MemoryConnection {
 struct Wire {
     shared: Arc<Shared>,
     line: Arc<Line>,
+    /// That the opener is there, as the other end sees it.
+    presence: Mutex<Option<Presence>>,
     there: Lane,
     back: Lane,
     clock: Clock,
@@ -124,7 +127,7 @@ impl Wire {
             shared.until_audible(&lane.way).await;
         }
         let line = shared.state().open(way)?;
-        let wire = Arc::new(Self { shared, line, there, back, clock: Clock::start() });
+        let wire = Arc::new(Self { shared, line, presence: Mutex::default(), there, back, clock: Clock::start() });
         tokio::spawn(Arc::clone(&wire).close_on_silence());
         Ok(wire)
     }
@@ -161,6 +164,10 @@ impl Wire {
         let reply = match read(message) {
             Ok((request, keys)) => {
                 let handler = self.shared.state().handler(&self.line)?;
+                if let Some(sender) = &request.sender {
+                    let mut presence = self.presence.lock().unwrap_or_else(PoisonError::into_inner);
+                    *presence = presence.take().or_else(|| handler.meet(sender));
+                }
                 handler.handle(request).await.map(|reply| (reply, keys))
             }
             Err(refusal) => Err(refusal),

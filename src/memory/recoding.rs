@@ -1,6 +1,6 @@
 //! Messages to bytes and back, as if they had crossed a wire.
 //!
-//! What must hold: everything but the bare "removed" is encoded and decoded by the code that gRPC uses, and a reply
+//! What must hold: everything is encoded and decoded by the code that gRPC uses, and a reply
 //! that is larger than the limit is refused, so that a test in one process finds what a network would.
 //!
 //! It knows no links and no connections.
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::message::{Refusal, RefusalKind, Reply, Request};
-use crate::wire::{self, Gathering, WireRequest, check_size, proto};
+use crate::wire::{self, Gathering, WireRequest, check_size, insert_reply, proto, remove_reply};
 
 /// Reads a request from its bytes; with it, how many keys a reply with many answers has to answer.
 pub(super) fn read(message: WireRequest) -> Result<(Request, usize), Refusal> {
@@ -34,8 +34,8 @@ pub(super) fn send_back(reply: Reply, keys: usize, limit: usize) -> Result<Reply
             }
             Ok(Reply::GetMany(gathering.finish()?))
         }
-        Reply::Remove => Ok(Reply::Remove),
-        Reply::Insert { stored } => Ok(Reply::Insert { stored: recoded(&proto::InsertReply { stored })?.stored }),
+        Reply::Remove(ack) => recoded(&remove_reply(ack.as_ref()))?.try_into(),
+        Reply::Insert { stored, ack } => recoded(&insert_reply(stored, ack.as_ref()))?.try_into(),
     }
 }
 

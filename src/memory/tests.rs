@@ -8,7 +8,7 @@ use super::connection::{CONNECT_LIMIT, SILENCE_LIMIT};
 use super::*;
 use crate::clock::{Clock, sleep};
 use crate::key::Key;
-use crate::message::{Answer, Ask, Get, GetTerms, Outcome, Refusal, Reply, Request};
+use crate::message::{After, Answer, Ask, Get, GetTerms, Outcome, Refusal, Reply, Request};
 use crate::time::Moment;
 use crate::transport::{Connection, Unreachable};
 
@@ -50,7 +50,7 @@ impl Pair {
 
 fn get(key: &str) -> Request {
     let terms = GetTerms { group: Arc::from("g"), schema: 0, time_limit: Duration::MAX, nested: false };
-    Request { sender: None, ask: Ask::Get(Get { terms, key: Key::new(key) }) }
+    Request { sender: None, ask: Ask::Get(Get { terms, key: Key::new(key), after: After::default() }) }
 }
 
 fn elapsed(clock: Clock) -> Duration {

@@ -219,6 +219,7 @@ impl NodeBuilder {
         // From here on the node's life has a handle: whatever fails, dropping it ends the tasks.
         let node = Node::of(core);
         node.core.context.peers.set(members).await?;
+        node.core.tend_removals();
         node.core.check_itself();
         Ok(node)
     }

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{self, Clock};
+use crate::coherence::Coherence;
 use crate::config::NodeConfig;
 use crate::group::{Context, Registry};
 use crate::member::Member;
-use crate::message::{Ask, Incarnation, Reply, Sender, Versions};
+use crate::message::{Ask, Incarnation, News, Reply, Sender, Versions};
 use crate::peers::Peers;
-use crate::removals::Numbers;
+use crate::removals::Origin;
 use crate::tasks::{ShutdownReport, Tasks};
 use crate::transport::Transport;
 
@@ -23,6 +24,9 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
 /// up a little later than its node.
 const SELF_CHECKS: u32 = 5;
 const SELF_CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often what is over is looked for among removals, while there are any that are not complete.
+const TEND_EVERY: Duration = Duration::from_secs(1);
 
 /// What all handles of one node share.
 pub(crate) struct Core {
@@ -41,17 +45,15 @@ impl Core {
         let cluster = Arc::from(config.cluster);
         let sender = Arc::new(Sender { cluster, name: name.clone(), incarnation, versions: Versions::SPOKEN });
         let connect_timeout = config.connect_timeout;
-        let peers = Peers::new(own, sender, clock, Arc::clone(&tasks), transport.clone(), connect_timeout);
-        let context = Context {
-            peers: Arc::new(peers),
-            tasks,
-            clock,
-            numbers: Numbers::new(name, incarnation),
-            max_value_bytes: config.max_value_bytes,
-        };
+        let registry = Arc::new(Registry::default());
+        let coherence = Arc::new(Coherence::new(Origin::new(name, incarnation), Arc::downgrade(&registry) as _));
+        let heard = Arc::clone(&coherence);
+        let peers = Peers::new(own, sender, clock, Arc::clone(&tasks), heard, transport.clone(), connect_timeout);
+        let context =
+            Context { peers: Arc::new(peers), tasks, clock, coherence, max_value_bytes: config.max_value_bytes };
         Arc::new(Self {
             context: Arc::new(context),
-            registry: Arc::default(),
+            registry,
             self_check: Mutex::new(if transport.is_some() { SelfCheck::Running } else { SelfCheck::NotNeeded }),
             transport,
             connect_timeout,
@@ -92,6 +94,22 @@ impl Core {
         });
     }
 
+    /// Sees to it that nothing of a removal stays when it is over.
+    pub(super) fn tend_removals(&self) {
+        let (coherence, clock) = (Arc::clone(&self.context.coherence), self.context.clock);
+        let stopping = self.tasks().stopping().clone();
+        self.tasks().service(async move {
+            let tending = async {
+                loop {
+                    coherence.until_loud().await;
+                    clock::sleep(TEND_EVERY).await;
+                    coherence.tend(clock.now());
+                }
+            };
+            stopping.run_until_cancelled(tending).await;
+        });
+    }
+
     fn note_self_check(&self, outcome: Result<(), String>) {
         let address = self.context.peers.own().address();
         let noted = match outcome {
@@ -109,7 +127,7 @@ impl Core {
         let peers = &self.context.peers;
         let attempt = async {
             let opened = transport.connect(Arc::clone(&peers.own().address)).await.map_err(|why| why.to_string())?;
-            let hello = opened.connection.call(peers.request(Ask::Hello(peers.hello())));
+            let hello = opened.connection.call(peers.request(Ask::Hello(peers.hello(News::default()))));
             tokio::select! {
                 biased;
                 reply = hello => reply.map_err(|why| why.to_string()),

@@ -9,10 +9,14 @@ use futures::future::{BoxFuture, join_all};
 #[cfg(feature = "test-util")]
 use tokio::sync::SetOnce;
 
+use crate::coherence::{Holders, Presence};
 use crate::group::Serve;
 use crate::key::Key;
 use crate::member::NodeName;
-use crate::message::{Answer, Ask, GetTerms, Hello, Insert, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::message::{
+    Ack, After, Answer, Ask, GetTerms, Hello, Insert, News, Refusal, RefusalKind, Remove, Reply, Request, Sender,
+};
+use crate::removals::{Origin, Record, Span};
 use crate::transport::{Handler, Served, Wanted};
 
 use super::core::Core;
@@ -38,6 +42,12 @@ impl Handler for Front {
             outcome
         }
         .boxed()
+    }
+
+    fn meet(&self, sender: &Sender) -> Option<Presence> {
+        let context = &self.core.context;
+        let is_peer = self.check_sender(sender).is_ok() && sender.name != *context.peers.own().name();
+        is_peer.then(|| context.coherence.meet(Origin::new(sender.name.clone(), sender.incarnation)))
     }
 
     fn serve(
@@ -72,19 +82,16 @@ impl Front {
         match request.ask {
             Ask::Hello(hello) => self.hello(&hello).map(Reply::Hello),
             Ask::Get(get) => {
-                let answers = self.get(sender, &get.terms, vec![get.key]).await?;
+                let answers = self.get(sender, &get.terms, vec![(get.key, get.after)]).await?;
                 let answer = answers.into_iter().next();
                 answer.map(Reply::Get).ok_or_else(|| Refusal::new(RefusalKind::Invalid, "there is no answer"))
             }
-            Ask::GetMany(get) => self.get(sender, &get.terms, get.keys).await.map(Reply::GetMany),
-            Ask::Remove(remove) => {
-                // A group that this node does not have (yet) has nothing to drop here: acknowledged all the same.
-                if let Some(group) = self.core.registry.find(&remove.group) {
-                    group.apply(&remove.scope);
-                }
-                Ok(Reply::Remove)
+            Ask::GetMany(get) => {
+                let keys = get.keys.into_iter().map(|key| (key, After::default())).collect();
+                self.get(sender, &get.terms, keys).await.map(Reply::GetMany)
             }
-            Ask::Insert(insert) => self.insert(insert).map(|stored| Reply::Insert { stored }),
+            Ask::Remove(remove) => Ok(Reply::Remove(self.remove(sender, remove))),
+            Ask::Insert(insert) => self.insert(sender, insert).await,
         }
     }
 
@@ -109,13 +116,18 @@ impl Front {
         self.check_sender(&hello.sender)?;
         let peers = &self.core.context.peers;
         let own = peers.sender();
+        let from = Origin::new(hello.sender.name.clone(), hello.sender.incarnation);
         if hello.sender.name != own.name {
             peers.heard(hello);
+            peers.take_news(&from, &hello.news, None);
         } else if hello.sender.incarnation != own.incarnation {
             let message = format!("two nodes call themselves {}: each needs a name of its own", own.name);
             return Err(Refusal::new(RefusalKind::Invalid, message));
         }
-        Ok(peers.hello())
+        // Who tells nothing of removals is told nothing.
+        let is_told = hello.sender.name != own.name && !hello.news.reports.is_empty();
+        let coherence = &self.core.context.coherence;
+        Ok(peers.hello(if is_told { coherence.news_for(Some(&from)) } else { News::default() }))
     }
 
     /// The group that a request of these terms is for, if it is let in.
@@ -129,13 +141,21 @@ impl Front {
     }
 
     /// Keys of one request, answered together.
-    async fn get(&self, sender: Option<&Sender>, terms: &GetTerms, keys: Vec<Key>) -> Result<Vec<Answer>, Refusal> {
+    async fn get(
+        &self,
+        sender: Option<&Sender>,
+        terms: &GetTerms,
+        keys: Vec<(Key, After)>,
+    ) -> Result<Vec<Answer>, Refusal> {
         let group = self.let_in(sender, terms)?;
         let mut distinct = HashSet::with_capacity(keys.len());
-        if !keys.iter().all(|key| distinct.insert(key)) {
+        if !keys.iter().all(|(key, _)| distinct.insert(key)) {
             return Err(Refusal::new(RefusalKind::Invalid, "a key is asked for twice in one request"));
         }
-        let wanted = |key: &Key| Wanted { key: Bytes::copy_from_slice(key), time_limit: terms.time_limit };
+        let wanted = |(key, after): &(Key, After)| {
+            let (key, after) = (Bytes::copy_from_slice(key), after.clone());
+            Wanted { key, time_limit: terms.time_limit, after }
+        };
         let wanted: Vec<_> = keys.iter().map(wanted).collect();
         let served = group.serve(&wanted, terms.nested && sender.is_some(), usize::MAX);
         let answers = served.into_iter().map(async |served| match served {
@@ -145,10 +165,34 @@ impl Front {
         join_all(answers).await.into_iter().collect()
     }
 
-    fn insert(&self, insert: Insert) -> Result<bool, Refusal> {
+    /// A removal of another node is applied, and said to be. A group that this node does not have (yet) has nothing to
+    /// drop here: acknowledged all the same. A client's has no number, and is over with that.
+    fn remove(&self, sender: Option<&Sender>, remove: Remove) -> Option<Ack> {
+        let Remove { id, group, scope } = remove;
+        if sender.is_none() {
+            self.core.registry.take_out(&group, &scope);
+            return None;
+        }
+        let coherence = &self.core.context.coherence;
+        let record = Record::one(Span::from(&id), group, scope);
+        coherence.apply(&Arc::new(record)).then(|| coherence.ack())
+    }
+
+    async fn insert(&self, sender: Option<&Sender>, insert: Insert) -> Result<Reply, Refusal> {
         self.check_open()?;
         let group = self.group(&insert.group, insert.schema)?;
-        group.install(insert.key, insert.value, insert.time_to_live)
+        match (sender, insert.value.clone()) {
+            (Some(sender), None) => {
+                let from = Origin::new(sender.name.clone(), sender.incarnation);
+                let (stored, is_applied) = group.take_offer(from, insert).await;
+                Ok(Reply::Insert { stored, ack: is_applied.then(|| self.core.context.coherence.ack()) })
+            }
+            (_, Some(value)) => {
+                let stored = group.install(insert.key, value, insert.time_to_live)?;
+                Ok(Reply::Insert { stored, ack: None })
+            }
+            (None, None) => Err(Refusal::new(RefusalKind::Invalid, "an offer of a client's cannot be asked for")),
+        }
     }
 
     fn check_open(&self) -> Result<(), Refusal> {
@@ -202,5 +246,9 @@ impl Late {
 impl Handler for Late {
     fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
         async move { self.0.wait().await.handle(request).await }.boxed()
+    }
+
+    fn meet(&self, sender: &Sender) -> Option<Presence> {
+        self.0.get().and_then(|front| front.meet(sender))
     }
 }

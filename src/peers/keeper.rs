@@ -7,22 +7,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::message::{Ask, RefusalKind, Reply};
+use crate::coherence::{Balance, Presence};
+use crate::message::{Ask, Hello, RefusalKind, Reply};
+use crate::removals::{Lacking, Origin, Tick};
 use crate::transport::{CallError, Connection, Opened, Unreachable};
 
 use super::{Peer, Peers};
 
 /// How often a peer is told our membership when nothing has changed: a repair for what nobody has thought of.
 const HELLO_EVERY: Duration = Duration::from_secs(30);
-/// The same while memberships differ, so that the end of a difference is seen soon, and a lasting one is told.
-const HELLO_WHILE_DIFFERENT: Duration = Duration::from_secs(5);
+/// The same while memberships differ, so that the end of a difference is seen soon, and a lasting one is told; and while
+/// there are removals that are not known to be complete.
+const HELLO_WHILE_DIFFERENT: Duration = Duration::from_secs(1);
 
 /// Keeps a peer connected until it leaves the membership or the node stops.
 pub(super) async fn keep(peers: Arc<Peers>, peer: Arc<Peer>) {
     let life = async {
         loop {
-            if let Some(connection) = connect(&peers, &peer).await {
-                attend(&peers, &peer, connection).await;
+            if let Some(met) = connect(&peers, &peer).await {
+                attend(&peers, &peer, met).await;
             }
             pause(&peers, &peer).await;
         }
@@ -37,8 +40,14 @@ pub(super) async fn keep(peers: Arc<Peers>, peer: Arc<Peer>) {
     peer.leave();
 }
 
+/// A connection, and the node at its other end once that has said who it is.
+struct Acquaintance {
+    connection: Arc<dyn Connection>,
+    presence: Option<Presence>,
+}
+
 /// Makes a connection and says hello on it, all within the connect limit.
-async fn connect(peers: &Peers, peer: &Arc<Peer>) -> Option<Arc<dyn Connection>> {
+async fn connect(peers: &Peers, peer: &Arc<Peer>) -> Option<Acquaintance> {
     let transport = peers.transport.as_ref()?;
     let address = Arc::clone(&peer.member().address);
     let attempt = async {
@@ -46,15 +55,16 @@ async fn connect(peers: &Peers, peer: &Arc<Peer>) -> Option<Arc<dyn Connection>>
         // What waits for an answer hangs on the driver: it outlives this keeper, and ends with what is under way.
         peers.tasks.service_until_cut(driver);
         peer.connected(Arc::clone(&connection));
-        say_hello(peers, peer, &connection).await?;
-        Ok::<_, Unreachable>(connection)
+        let mut met = Acquaintance { connection, presence: None };
+        say_hello(peers, peer, &mut met).await?;
+        Ok::<_, Unreachable>(met)
     };
     let limit = peers.connect_timeout;
     let outcome = tokio::time::timeout(limit, attempt)
         .await
         .unwrap_or_else(|_| Err(Unreachable::new(format_args!("no answer within {limit:?}"))));
     match outcome {
-        Ok(connection) => Some(connection),
+        Ok(met) => Some(met),
         Err(why) => {
             peer.disconnect();
             peer.unreachable(&why.0);
@@ -64,13 +74,16 @@ async fn connect(peers: &Peers, peer: &Arc<Peer>) -> Option<Arc<dyn Connection>>
 }
 
 /// Stays with a connection until it is lost; says hello when there is news, and now and then.
-async fn attend(peers: &Peers, peer: &Arc<Peer>, connection: Arc<dyn Connection>) {
+async fn attend(peers: &Peers, peer: &Arc<Peer>, mut met: Acquaintance) {
+    let connection = Arc::clone(&met.connection);
     // The first hello, in `connect`, may have told an older membership than this: telling it again costs one message.
     let mut told = None;
     while peer.uses(&connection) {
         let now = peers.clock.now();
         let view = peers.view_owned();
-        let usual = if peer.differs(view.members()) { HELLO_WHILE_DIFFERENT } else { HELLO_EVERY };
+        let is_loud = peers.coherence.is_loud();
+        let is_usual = !is_loud && !peer.differs(view.members());
+        let usual = if is_usual { HELLO_EVERY } else { HELLO_WHILE_DIFFERENT };
         let until_retry = peer.retry_at().and_then(|at| at.left(now));
         let due = tokio::select! {
             biased;
@@ -79,7 +92,8 @@ async fn attend(peers: &Peers, peer: &Arc<Peer>, connection: Arc<dyn Connection>
                 return;
             }
             () = clock::sleep(until_retry.unwrap_or(usual)) => true,
-            () = peer.news() => peer.retry_at().is_some_and(|at| at <= peers.clock.now()),
+            () = peer.news() => peer.is_to_be_greeted() || peer.retry_at().is_some_and(|at| at <= peers.clock.now()),
+            () = peers.coherence.until_loud(), if !is_loud => false,
         };
         let fingerprint = Some(peers.view().members().fingerprint());
         if due || fingerprint != told {
@@ -87,7 +101,7 @@ async fn attend(peers: &Peers, peer: &Arc<Peer>, connection: Arc<dyn Connection>
             tokio::select! {
                 biased;
                 () = connection.closed() => {}
-                outcome = say_hello(peers, peer, &connection) => {
+                outcome = say_hello(peers, peer, &mut met) => {
                     if let Err(why) = outcome {
                         peer.lost(&connection, &why.0);
                         return;
@@ -98,33 +112,54 @@ async fn attend(peers: &Peers, peer: &Arc<Peer>, connection: Arc<dyn Connection>
     }
 }
 
-/// Tells the peer who we are and whom we list, and takes in the same from it. What it answers settles its health; only
-/// a lost connection is an error.
-async fn say_hello(peers: &Peers, peer: &Peer, connection: &Arc<dyn Connection>) -> Result<(), Unreachable> {
-    let hello = Ask::Hello(peers.hello());
-    let sent = peers.clock.now();
-    let outcome = connection.call(peers.request(hello)).await;
-    if let Ok(reply) = &outcome {
-        peer.answered(reply, peers.clock.now().since(sent));
-    }
-    match outcome {
-        Ok(Reply::Hello(theirs)) => match misfit(peers, peer, &theirs.sender) {
-            Some(why) => peer.refused(&why),
-            None => {
-                peer.heard(&theirs, peers.view().members());
-                if !theirs.draining {
-                    peer.up(connection, theirs.sender.incarnation);
+/// Tells the peer who we are and whom we list, and takes in the same from it, until neither lacks a removal that the
+/// other has: before that, neither asks the other for keys. What it answers settles its health; only a lost connection
+/// is an error.
+async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result<(), Unreachable> {
+    loop {
+        let (sent, asked) = (peers.clock.now(), peers.coherence.tick());
+        // At first, who is there has yet to say what it has.
+        let of = met.presence.as_ref().map(Presence::peer);
+        let hello = Ask::Hello(peers.hello(peers.coherence.news_for(of)));
+        let outcome = met.connection.call(peers.request(hello)).await;
+        if let Ok(reply) = &outcome {
+            peer.answered(reply, peers.clock.now().since(sent));
+        }
+        match outcome {
+            Ok(Reply::Hello(theirs)) => match misfit(peers, peer, &theirs.sender) {
+                Some(why) => peer.refused(&why),
+                None => {
+                    if !compare(peers, met, &theirs, asked) {
+                        continue;
+                    }
+                    peer.heard(&theirs, peers.view().members());
+                    if !theirs.draining {
+                        peer.up(&met.connection, theirs.sender.incarnation);
+                    }
                 }
-            }
-        },
-        Ok(_) => peer.refused("it answered a hello with something else"),
-        Err(CallError::Refused(refusal)) if refusal.kind == RefusalKind::Draining => peer.draining(),
-        Err(CallError::Refused(refusal)) => peer.refused(&refusal.message),
-        Err(CallError::Unreachable(why)) => return Err(why),
-        // It is there, and has a lot to do: the next hello will tell.
-        Err(CallError::Busy | CallError::GivenUp) => {}
+            },
+            Ok(_) => peer.refused("it answered a hello with something else"),
+            Err(CallError::Refused(refusal)) if refusal.kind == RefusalKind::Draining => peer.draining(),
+            Err(CallError::Refused(refusal)) => peer.refused(&refusal.message),
+            Err(CallError::Unreachable(why)) => return Err(why),
+            // It is there, and has a lot to do: the next hello will tell.
+            Err(CallError::Busy | CallError::GivenUp) => {}
+        }
+        return Ok(());
     }
-    Ok(())
+}
+
+/// Takes in what a peer tells of removals. Says whether both have what the other has: if not, one more hello brings
+/// more.
+fn compare(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, asked: Tick) -> bool {
+    let origin = Origin::new(theirs.sender.name.clone(), theirs.sender.incarnation);
+    if met.presence.as_ref().is_none_or(|presence| *presence.peer() != origin) {
+        met.presence = Some(peers.coherence.meet(origin.clone()));
+    }
+    peers.take_news(&origin, &theirs.news, Some(asked));
+    // One that tells nothing of removals is told nothing.
+    let Balance { lacking, is_level } = peers.coherence.balance(&origin);
+    theirs.news.reports.is_empty() || theirs.news.lacking == Lacking::Nothing && lacking == Lacking::Nothing && is_level
 }
 
 /// Why the node that answered is not the peer that was meant, in words for an operator.

@@ -17,12 +17,14 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
 use crate::clock::Clock;
+use crate::coherence::Coherence;
 use crate::error::ConfigError;
 use crate::key::{KeyHash, Slot};
 use crate::member::{Member, NodeName};
 use crate::membership::Members;
-use crate::message::{Ask, Hello, Request, Sender};
+use crate::message::{Ask, Hello, News, Request, Sender};
 use crate::placement::Placement;
+use crate::removals::{Origin, Tick};
 use crate::route::{self, Route};
 use crate::store::Place;
 use crate::tasks::Tasks;
@@ -105,6 +107,7 @@ pub(crate) struct Peers {
     sender: Arc<Sender>,
     clock: Clock,
     tasks: Arc<Tasks>,
+    coherence: Arc<Coherence>,
     /// `None` for a node without a port.
     transport: Option<Arc<dyn Transport>>,
     /// How long a connection may take to come about, its first hello included.
@@ -125,6 +128,7 @@ impl Peers {
         sender: Arc<Sender>,
         clock: Clock,
         tasks: Arc<Tasks>,
+        coherence: Arc<Coherence>,
         transport: Option<Arc<dyn Transport>>,
         connect_timeout: std::time::Duration,
     ) -> Self {
@@ -136,6 +140,7 @@ impl Peers {
             sender,
             clock,
             tasks,
+            coherence,
             transport,
             connect_timeout,
             share: Share::new(|slot| view.is_own(slot)),
@@ -204,7 +209,10 @@ impl Peers {
             })
             .collect();
         let view = Arc::new(View { members, placement, peers });
+        // Whoever can be asked for a key is one of everybody.
+        self.coherence.list(old.peers().chain(view.peers()).map(|peer| peer.name().clone()));
         self.view.store(Arc::clone(&view));
+        self.coherence.list(view.peers().map(|peer| peer.name().clone()));
         self.share.set(|slot| view.is_own(slot));
         self.strangers.forget(&view.members);
         self.change_connections(&old, &view);
@@ -242,13 +250,14 @@ impl Peers {
     }
 
     /// What this node says of itself.
-    pub(crate) fn hello(&self) -> Hello {
+    pub(crate) fn hello(&self, news: News) -> Hello {
         let view = self.view();
         Hello {
             sender: Arc::clone(&self.sender),
             fingerprint: view.members.fingerprint(),
             members: view.members.names_and_weights(),
             draining: self.tasks.is_closed(),
+            news,
         }
     }
 
@@ -259,6 +268,17 @@ impl Peers {
             Some(peer) => peer.heard(hello, &view.members),
             None => self.strangers.heard(hello, &view.members, self.clock.now()),
         }
+    }
+
+    /// Takes in what another node tells of removals; `asked` as [`Coherence::take`] has it.
+    pub(crate) fn take_news(&self, from: &Origin, news: &News, asked: Option<Tick>) {
+        self.coherence.take(from, news, asked, || {
+            // What is dropped next must not come back from who does not know yet why.
+            let lags = |peer: &&Arc<Peer>| !self.coherence.balance(&peer.run()).is_level;
+            for peer in self.view().peers().filter(|peer| *peer.name() != from.name).filter(lags) {
+                peer.begin_anew("this node has learnt of removals that the peer may lack");
+            }
+        });
     }
 
     /// A message came in from a node of that name: if we hold it for unreachable, that may be over.
@@ -272,7 +292,7 @@ impl Peers {
     pub(crate) async fn say_goodbye(&self, limit: std::time::Duration) {
         let view = self.view_owned();
         let told = view.peers().filter(|peer| peer.is_up()).map(|peer| {
-            let goodbye = self.request(Ask::Hello(self.hello()));
+            let goodbye = self.request(Ask::Hello(self.hello(News::default())));
             async move { peer.call(goodbye).await }
         });
         // Who does not hear it will find out by being refused.

@@ -13,6 +13,7 @@ use crate::clock::{self, Clock};
 use crate::member::{Member, NodeName};
 use crate::membership::{Differences, Health, Members, PeerState};
 use crate::message::{GetTerms, Hello, Incarnation, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::removals::Origin;
 use crate::stats::Counter;
 use crate::time::Moment;
 use crate::transport::{CallError, Connection, Question, Unreachable};
@@ -67,6 +68,8 @@ pub(crate) struct Peer {
     tried: SetOnce<()>,
     /// Wakes the keeper: something has changed.
     news: Notify,
+    /// Whether it should be told hello soon.
+    wants_hello: AtomicBool,
     /// Fires when the node is no longer a peer.
     left: CancellationToken,
 }
@@ -96,6 +99,7 @@ impl Peer {
             latency: AtomicU64::new(0),
             tried: SetOnce::new(),
             news: Notify::new(),
+            wants_hello: AtomicBool::new(false),
             left: CancellationToken::new(),
         }
     }
@@ -209,7 +213,7 @@ impl Peer {
             Reply::Get(answer) => answer.held,
             // Many keys are held for different times; a hello for none.
             Reply::GetMany(_) => return,
-            Reply::Hello(_) | Reply::Remove | Reply::Insert { .. } => Duration::ZERO,
+            Reply::Hello(_) | Reply::Remove(_) | Reply::Insert { .. } => Duration::ZERO,
         };
         self.note_way(took.saturating_sub(held));
     }
@@ -326,6 +330,30 @@ impl Peer {
     /// Wakes the keeper.
     pub(super) fn poke(&self) {
         self.news.notify_one();
+    }
+
+    /// Has the keeper say hello soon.
+    pub(crate) fn greet(&self) {
+        self.wants_hello.store(true, Ordering::SeqCst);
+        self.poke();
+    }
+
+    /// Whether it is to say hello, because that was wanted since this was asked last.
+    pub(super) fn is_to_be_greeted(&self) -> bool {
+        self.wants_hello.swap(false, Ordering::SeqCst)
+    }
+
+    /// Which run of it answered our hello last; one of which nobody knows anything, if none has yet.
+    pub(crate) fn run(&self) -> Origin {
+        Origin::new(self.name().clone(), self.line().run.unwrap_or(Incarnation(0)))
+    }
+
+    /// Gives the connection up, if there is one: the next begins with hellos.
+    pub(super) fn begin_anew(&self, why: &str) {
+        let connection = self.line().connection.clone();
+        if let Some(connection) = connection {
+            self.lost(&connection, why);
+        }
     }
 
     pub(super) async fn news(&self) {

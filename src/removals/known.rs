@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::member::NodeName;
-use crate::message::Incarnation;
+use crate::removal::Incarnation;
 
 use super::record::{Origin, Span};
 use super::seen::Seen;

@@ -32,9 +32,10 @@ impl Default for LogLimits {
 }
 
 /// What a peer lacks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Lacking {
     /// Nothing.
+    #[default]
     Nothing,
     /// These records, to be applied in this order; more may follow once it has said that it has applied them.
     Records(Vec<Arc<Record>>),
@@ -214,6 +215,7 @@ impl Log {
     }
 
     /// The records that are there as they were issued.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.records
     }
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
     use crate::key::Key;
     use crate::member::NodeName;
-    use crate::message::{Incarnation, Scope};
+    use crate::removal::{Incarnation, Scope};
 
     const SMALL: LogLimits = LogLimits { records: 8, bytes: 4000, recent: 3 };
 

@@ -12,13 +12,10 @@
 //! - a tombstone stays until everybody has seen its removal ([`Tombstones`], [`Known`]);
 //! - a record stays in the log until then, too, and who comes back after that is told to drop everything ([`Log`]).
 
-#![cfg_attr(not(test), allow(dead_code, reason = "the rooms above take it into use one by one"))]
-
+mod carried;
 mod known;
 mod log;
-mod receipt;
 mod record;
-mod round;
 mod seen;
 #[cfg(test)]
 mod tests;
@@ -29,14 +26,14 @@ use std::sync::Arc;
 
 use crate::key::Key;
 use crate::member::NodeName;
-use crate::message::Scope;
+use crate::removal::Scope;
+use crate::time::Moment;
 
-pub(crate) use self::known::{Known, Report, Tick, Why};
+use self::carried::Carried;
+pub(crate) use self::known::{Known, Link, Report, Tick, Why};
 pub(crate) use self::log::{Lacking, Log, LogLimits};
-pub use self::receipt::{NotEverywhere, Receipt, Told};
 pub(crate) use self::record::{Origin, Record, Span, What};
-pub(crate) use self::round::{Numbers, Round};
-pub(crate) use self::seen::{Noted, Seen};
+pub(crate) use self::seen::{MAX_ABOVE, Noted, Seen};
 pub(crate) use self::tombstones::{TombstoneLimits, Tombstones};
 
 /// So many incarnations have a line in the vector before the dead ones go.
@@ -79,8 +76,7 @@ pub(crate) struct Removals {
     /// Up to which number of an origin there may be no tombstones here although it was seen: what was complete, and
     /// what was adopted without records.
     bare: BTreeMap<Origin, u64>,
-    /// The highest numbers that questions brought, until they are seen.
-    carried: BTreeMap<Origin, u64>,
+    carried: Carried,
     /// The number of this node's that has to be complete, and out of the log, before lines of dead incarnations go:
     /// who was not there then lacks it, and is behind the reach.
     marker: Option<u64>,
@@ -97,7 +93,7 @@ impl Removals {
             log: Log::new(limits.log),
             tombstones: Tombstones::new(limits.tombstones),
             bare: BTreeMap::new(),
-            carried: BTreeMap::new(),
+            carried: Carried::default(),
             marker: None,
         }
     }
@@ -137,34 +133,41 @@ impl Removals {
     }
 
     /// Whether this node has applied all of `span`.
+    #[cfg(test)]
     pub(crate) fn has_seen(&self, span: &Span) -> bool {
         self.seen.has_all(span)
     }
 
-    /// Whether there are no tombstones: then no question carries anything.
+    /// Whether no question carries anything.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.tombstones.is_empty()
+        self.tombstones.is_empty() && self.carried.is_empty()
+    }
+
+    /// Whether an incarnation is known to have applied `span`.
+    pub(crate) fn is_known_to_have(&self, peer: &Origin, span: &Span) -> bool {
+        self.known.has_applied(peer, span)
     }
 
     /// What a question for this key to this incarnation of a peer has to carry. To be asked **after** the flight that
     /// asks has begun, where a removal can void it: a removal that comes later voids it, one that came before is here.
     pub(crate) fn covering(&self, group: &str, key: &[u8], peer: &Origin) -> Vec<Span> {
-        let spans = self.tombstones.covering(group, key).into_iter();
+        let carried = self.carried.of(group, key).cloned();
+        let spans = self.tombstones.covering(group, key).into_iter().chain(carried);
         spans.filter(|span| !self.known.has_applied(peer, span)).collect()
     }
 
     /// A question for a key carries these. If this returns true, the holder voids the key's flights that have begun and
-    /// drops it, before it serves. A question that carries the same again finds it applied.
+    /// drops it, before it serves. A question that carries the same again finds it applied, for a second.
     #[must_use]
-    pub(crate) fn carried(&mut self, group: &Arc<str>, key: &Key, spans: &[Span]) -> bool {
-        let is_new = |span: &&Span| !self.seen.has_all(span) && !self.tombstones.is_applied(group, key, span);
-        let new: Vec<&Span> = spans.iter().filter(is_new).collect();
-        for span in &new {
-            self.tombstones.add_for_key(group, key, span);
-            let highest = self.carried.entry(span.origin.clone()).or_default();
-            *highest = span.last.max(*highest);
-        }
-        !new.is_empty()
+    pub(crate) fn carried(&mut self, group: &Arc<str>, key: &Key, spans: &[Span], now: Moment) -> bool {
+        // All are noted, whatever came of those before.
+        let unseen = spans.iter().filter(|span| !self.seen.has_all(span));
+        unseen.filter(|span| self.carried.note(group, key, span, now)).count() > 0
+    }
+
+    /// Forgets what questions have carried and is over.
+    pub(crate) fn forget_carried(&mut self, now: Moment) {
+        self.carried.forget(now);
     }
 
     /// What this node says of itself in a hello.
@@ -243,6 +246,11 @@ impl Removals {
         }
     }
 
+    /// Whether there is nobody else.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.known.everybody().is_empty()
+    }
+
     /// How everybody stands to a removal, this node and those that were told of it among them.
     pub(crate) fn standing(&self, span: &Span, told: &BTreeSet<NodeName>) -> BTreeMap<NodeName, Standing> {
         let everybody = self.known.everybody();
@@ -257,6 +265,7 @@ impl Removals {
     }
 
     /// Whether everybody has applied `span`, this node among them.
+    #[cfg(test)]
     pub(crate) fn is_complete(&self, span: &Span) -> bool {
         self.seen.has_all(span) && self.known.pending(span).is_empty()
     }
@@ -270,32 +279,21 @@ impl Removals {
         }
         let is_complete = |span: &Span| stable.get(&span.origin).is_some_and(|mark| span.last <= *mark);
         self.tombstones.drain(&is_complete);
-        let seen = &self.seen;
-        self.carried.retain(|origin, last| !seen.reaches(origin, *last));
         self.log.forget(&stable);
         self.forget_origins(&stable);
     }
 
     /// What fills the holes that dead origins have left: a removal that nobody has, while a later one of the same
-    /// origin was told, or a question has carried it. The holder applies these like any other record, after
-    /// [`drain`](Self::drain); they reach the others through the log.
+    /// origin was told. The holder applies these like any other record, after [`drain`](Self::drain); they reach the
+    /// others through the log.
     ///
     /// A filler takes out everything, as nobody knows what the lost removal took out. To claim its number is right
     /// then, whoever else still has it: it was called before now, and everything is dropped now. Without fillers the
     /// mark would stay below the hole for ever, and with it what is in the log and the tombstones.
     pub(crate) fn fillers(&self) -> Vec<Arc<Record>> {
-        let above: Vec<Span> = self.seen.holes().collect();
-        let is_open = |origin: &Origin| above.iter().any(|hole| hole.origin == *origin);
-        let carried = self.carried.iter().filter(|(origin, _)| !is_open(origin)).map(|(origin, &last)| {
-            let first = self.seen.mark(origin) + 1;
-            Span { origin: origin.clone(), first, last }
-        });
-        let is_lost = |hole: &Span| {
-            hole.first <= hole.last
-                && !self.known.is_around(&hole.origin)
-                && self.known.is_lacked_by_all(&hole.origin, hole.first)
-        };
-        let holes = carried.chain(above.iter().cloned()).filter(is_lost);
+        let is_lost =
+            |hole: &Span| !self.known.is_around(&hole.origin) && self.known.is_lacked_by_all(&hole.origin, hole.first);
+        let holes = self.seen.holes().filter(is_lost);
         holes.map(|span| Arc::new(Record { span, what: What::Everything })).collect()
     }
 
@@ -320,10 +318,7 @@ impl Removals {
             return;
         }
         let is_over = |(origin, mark): &(&Origin, &u64)| {
-            **mark == self.seen.highest(origin)
-                && !self.carried.contains_key(*origin)
-                && !self.known.is_around(origin)
-                && !self.tombstones.has_any_of(origin)
+            **mark == self.seen.highest(origin) && !self.known.is_around(origin) && !self.tombstones.has_any_of(origin)
         };
         let over: Vec<Origin> = stable.iter().filter(is_over).take(excess).map(|(origin, _)| origin.clone()).collect();
         if over.is_empty() {

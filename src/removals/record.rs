@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::member::NodeName;
-use crate::message::{Incarnation, RemovalId, Scope};
+use crate::removal::{Incarnation, RemovalId, Scope};
 
 /// What is booked for a record besides the keys and names in it.
 const RECORD_BYTES: usize = 128;

@@ -133,6 +133,11 @@ impl Seen {
         self.mark(origin) >= mark
     }
 
+    /// Each line: whose, its mark, and the numbers above it.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&Origin, u64, impl Iterator<Item = u64>)> {
+        self.lines.iter().map(|(origin, line)| (origin, line.mark, line.above.iter().copied()))
+    }
+
     pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
         self.lines.keys()
     }
@@ -153,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::member::NodeName;
-    use crate::message::Incarnation;
+    use crate::removal::Incarnation;
 
     fn origin(incarnation: u64) -> Origin {
         Origin::new(NodeName::from("a"), Incarnation(incarnation))

@@ -111,12 +111,12 @@ impl Tombstones {
     pub(crate) fn add(&mut self, record: &Record) {
         let Span { origin, first, last } = &record.span;
         match &record.what {
-            What::One { group, scope: crate::message::Scope::Keys(keys) } => {
+            What::One { group, scope: crate::removal::Scope::Keys(keys) } => {
                 for key in keys {
                     self.raise(group, key, origin, *last);
                 }
             }
-            What::One { group, scope: crate::message::Scope::Group } => {
+            What::One { group, scope: crate::removal::Scope::Group } => {
                 // Who has applied this one has dropped the whole group: tombstones of its keys are covered by it, as
                 // far as they are of the same origin and earlier.
                 let into = self.groups.entry(Arc::clone(group)).or_default();
@@ -129,12 +129,6 @@ impl Tombstones {
             }
             What::Everything => widen(&mut self.everything, origin, *first, *last),
         }
-        self.keep_to_limits();
-    }
-
-    /// The tombstone of one key, which a question brought.
-    pub(crate) fn add_for_key(&mut self, group: &Arc<str>, key: &Key, span: &Span) {
-        self.raise(group, key, &span.origin, span.last);
         self.keep_to_limits();
     }
 
@@ -176,14 +170,6 @@ impl Tombstones {
         spans
     }
 
-    /// Whether the removals of `span` have been applied to this key here, whatever the vector says.
-    pub(crate) fn is_applied(&self, group: &str, key: &[u8], span: &Span) -> bool {
-        let reaches =
-            |highest: &Highest| highest.iter().any(|(origin, number)| *origin == span.origin && *number >= span.last);
-        let Some(group) = self.groups.get(group) else { return false };
-        reaches(&group.cleared) || group.keys.get(key).is_some_and(reaches)
-    }
-
     /// Takes away the tombstones of removals that are complete.
     pub(crate) fn drain(&mut self, is_complete: &dyn Fn(&Span) -> bool) {
         let is_live = |span: Span| !is_complete(&span);
@@ -220,6 +206,7 @@ impl Tombstones {
     }
 
     /// How many keys have a tombstone of their own.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.keys
     }
@@ -232,7 +219,7 @@ mod tests {
 
     use super::*;
     use crate::member::NodeName;
-    use crate::message::{Incarnation, Scope};
+    use crate::removal::{Incarnation, Scope};
 
     const SMALL: TombstoneLimits = TombstoneLimits { keys: 4, bytes: 100_000, groups: 3 };
 
@@ -271,17 +258,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_coarse_tombstone_says_of_a_key_is_not_that_it_was_applied() {
+    fn a_coarse_tombstone_covers_every_key_of_its_group() {
         let mut tombstones = Tombstones::new(SMALL);
         for number in 1..=5 {
             tombstones.add(&record(number, "users", Some(&[number])));
         }
         assert_eq!(tombstones.len(), 0, "coarsened");
         assert_eq!(tombstones.covering("users", &name(9)), [Span { origin: origin(), first: 1, last: 5 }]);
-        assert!(!tombstones.is_applied("users", &name(1), &Span::one(origin(), 1)));
-        tombstones.add_for_key(&Arc::from("users"), &name(1), &Span::one(origin(), 3));
-        assert!(tombstones.is_applied("users", &name(1), &Span::one(origin(), 2)), "earlier ones are kept with it");
-        assert!(!tombstones.is_applied("users", &name(1), &Span::one(origin(), 4)));
     }
 
     proptest! {

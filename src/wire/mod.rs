@@ -2,7 +2,7 @@
 //!
 //! The messages of `peerage.proto` and the conversions between them and our own words, both ways: `request.rs` and
 //! `sender.rs` for what is asked, `answer.rs` and `chunks.rs` for what comes back, `refusal.rs` for what is not served,
-//! and `parts.rs` for what all of these are made of; `frames/` has many of them travel together. Here are the limits
+//! `news.rs` for what nodes tell each other of removals, and `parts.rs` for what all of these are made of; `frames/` has many of them travel together. Here are the limits
 //! that they and the transports share. What must hold:
 //!
 //! - every conversion is total: whatever bytes a peer sends, the worst that comes of them is a [`Refusal`] of kind
@@ -17,10 +17,13 @@
 mod answer;
 mod chunks;
 pub(crate) mod frames;
+mod news;
 mod parts;
 mod refusal;
 mod request;
 mod sender;
+#[cfg(test)]
+mod strategies;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +31,7 @@ use crate::key::Key;
 use crate::message::{Refusal, RefusalKind};
 
 pub(crate) use chunks::{Gathering, chunks};
+pub(crate) use news::{insert_reply, remove_reply};
 pub(crate) use refusal::refusal_in;
 pub(crate) use request::WireRequest;
 

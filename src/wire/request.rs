@@ -11,9 +11,10 @@ use std::sync::Arc;
 use prost::Message;
 
 use crate::message::{
-    Ask, Get, GetMany, GetTerms, Hello, Incarnation, Insert, Refusal, RemovalId, Remove, Request, Scope,
+    After, Ask, Get, GetMany, GetTerms, Hello, Incarnation, Insert, Refusal, RemovalId, Remove, Request, Scope,
 };
 
+use super::news::{span_out, spans_in};
 use super::parts::{duration, group_in, invalid, key_in, key_out, keys_in, micros, name_in};
 use super::proto;
 use super::proto::remove_request::Scope as WireScope;
@@ -63,6 +64,8 @@ fn get_request(sender: Option<proto::Sender>, get: &Get) -> proto::GetRequest {
         time_limit_us: micros(get.terms.time_limit),
         nested: get.terms.nested,
         key: key_out(&get.key),
+        removed: get.after.removed.iter().map(span_out).collect(),
+        offered: get.after.offered,
     }
 }
 
@@ -92,7 +95,8 @@ fn insert_request(sender: Option<proto::Sender>, insert: Insert) -> proto::Inser
         group: insert.group.to_string(),
         schema: insert.schema,
         key: key_out(&insert.key),
-        value: insert.value,
+        is_offer: insert.value.is_none(),
+        value: insert.value.unwrap_or_default(),
         time_to_live_us: insert.time_to_live.map(micros),
     }
 }
@@ -112,7 +116,8 @@ impl TryFrom<proto::GetRequest> for Request {
     fn try_from(message: proto::GetRequest) -> Result<Self, Refusal> {
         let group = group_in(&message.group)?;
         let terms = terms_in(group, message.schema, message.time_limit_us, message.nested);
-        let get = Get { terms, key: key_in(&message.key)? };
+        let after = After { removed: spans_in(&message.removed)?, offered: message.offered };
+        let get = Get { terms, key: key_in(&message.key)?, after };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Get(get) })
     }
 }
@@ -158,7 +163,7 @@ impl TryFrom<proto::InsertRequest> for Request {
             group: group_in(&message.group)?,
             schema: message.schema,
             key: key_in(&message.key)?,
-            value: message.value,
+            value: (!message.is_offer).then_some(message.value),
             time_to_live: message.time_to_live_us.map(duration),
         };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Insert(insert) })
@@ -175,6 +180,9 @@ fn removal_id_in(id: Option<proto::RemovalId>) -> Result<RemovalId, Refusal> {
     let id = id.ok_or_else(|| invalid("the removal has no identity"))?;
     if id.number == 0 {
         return Err(invalid("the removal has no number: they count from 1"));
+    }
+    if id.number == u64::MAX {
+        return Err(invalid("the removal's number is the last there is, which nothing can follow"));
     }
     Ok(RemovalId { origin: name_in(&id.origin)?, incarnation: Incarnation(id.incarnation), number: id.number })
 }

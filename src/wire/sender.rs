@@ -11,6 +11,7 @@ use crate::member::NodeName;
 use crate::message::{Hello, Incarnation, Refusal, Sender, Versions};
 use crate::placement::MAX_MEMBERS;
 
+use super::news::news_in;
 use super::parts::{invalid, name_in, too_long};
 use super::proto;
 
@@ -44,6 +45,7 @@ pub(super) fn sender_in(sender: Option<proto::Sender>) -> Result<Option<Arc<Send
 
 impl From<Hello> for proto::Hello {
     fn from(hello: Hello) -> Self {
+        let (reports, records, behind) = hello.news.into();
         let members =
             hello.members.iter().map(|(name, weight)| proto::Member { name: name.to_string(), weight: *weight });
         Self {
@@ -51,6 +53,9 @@ impl From<Hello> for proto::Hello {
             fingerprint: hello.fingerprint,
             members: members.collect(),
             draining: hello.draining,
+            reports,
+            records,
+            behind,
         }
     }
 }
@@ -70,6 +75,7 @@ impl TryFrom<proto::Hello> for Hello {
             fingerprint: message.fingerprint,
             members: members.collect::<Result<_, Refusal>>()?,
             draining: message.draining,
+            news: news_in(&message.reports, message.records, &message.behind)?,
         })
     }
 }

@@ -11,21 +11,13 @@ use super::answer::{error_in, failure};
 use super::parts::{cut, duration};
 use super::proto::remove_request::Scope as WireScope;
 use super::refusal::MAX_REFUSAL_LEN;
+use super::strategies::{afters, keys, names, news, scopes};
 use super::*;
 use crate::error::{CodecError, Error, LoadError};
-use crate::member::NodeName;
 use crate::message::{
-    Answer, Ask, Copy, Get, GetMany, GetTerms, Hello, Incarnation, Insert, Outcome, RemovalId, Remove, Request, Scope,
-    Sender, Versions,
+    Answer, Ask, Copy, Get, GetMany, GetTerms, Hello, Incarnation, Insert, Outcome, RemovalId, Remove, Request, Sender,
+    Versions,
 };
-
-fn names() -> impl Strategy<Value = NodeName> {
-    "\\PC{1,60}".prop_map(|name| NodeName::from(&name))
-}
-
-fn keys() -> impl Strategy<Value = Key> {
-    prop::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| Key::new(&bytes))
-}
 
 fn values() -> impl Strategy<Value = Bytes> {
     prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from)
@@ -45,11 +37,13 @@ fn senders() -> impl Strategy<Value = Arc<Sender>> {
 
 fn hellos() -> impl Strategy<Value = Hello> {
     let members = prop::collection::vec((names(), any::<u32>()), 0..4);
-    (senders(), any::<u64>(), members, any::<bool>()).prop_map(|(sender, fingerprint, members, draining)| Hello {
+    let said = (senders(), any::<u64>(), members, any::<bool>(), news());
+    said.prop_map(|(sender, fingerprint, members, draining, news)| Hello {
         sender,
         fingerprint,
         members,
         draining,
+        news,
     })
 }
 
@@ -63,7 +57,7 @@ fn terms() -> impl Strategy<Value = GetTerms> {
 }
 
 fn removal_ids() -> impl Strategy<Value = RemovalId> {
-    (names(), any::<u64>(), 1u64..).prop_map(|(origin, incarnation, number)| RemovalId {
+    (names(), any::<u64>(), 1..u64::MAX).prop_map(|(origin, incarnation, number)| RemovalId {
         origin,
         incarnation: Incarnation(incarnation),
         number,
@@ -72,16 +66,15 @@ fn removal_ids() -> impl Strategy<Value = RemovalId> {
 
 fn asks() -> impl Strategy<Value = Ask> {
     let many = || prop::collection::vec(keys(), 0..4);
-    let scopes = prop_oneof![many().prop_map(Scope::Keys), Just(Scope::Group)];
     prop_oneof![
-        (terms(), keys()).prop_map(|(terms, key)| Ask::Get(Get { terms, key })),
+        (terms(), keys(), afters()).prop_map(|(terms, key, after)| Ask::Get(Get { terms, key, after })),
         (terms(), many()).prop_map(|(terms, keys)| Ask::GetMany(GetMany { terms, keys })),
-        (removal_ids(), terms(), scopes).prop_map(|(id, GetTerms { group, .. }, scope)| Ask::Remove(Remove {
+        (removal_ids(), terms(), scopes()).prop_map(|(id, GetTerms { group, .. }, scope)| Ask::Remove(Remove {
             id,
             group,
             scope
         })),
-        (removal_ids(), terms(), keys(), values(), prop::option::of(durations())).prop_map(
+        (removal_ids(), terms(), keys(), prop::option::of(values()), prop::option::of(durations())).prop_map(
             |(id, GetTerms { group, schema, .. }, key, value, time_to_live)| {
                 Ask::Insert(Insert { id, group, schema, key, value, time_to_live })
             }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::messages::{sender, terms};
 use super::net::soon;
 use crate::key::Key;
-use crate::message::{Answer, Copy, GetTerms, Outcome, Sender};
+use crate::message::{After, Answer, Copy, GetTerms, Outcome, Sender};
 use crate::transport::{Asker, CallError, Connection, Question};
 
 /// What became of a question: its place in the ask, and its outcome, or that it was dropped without one.
@@ -65,7 +65,7 @@ pub(super) fn ask_on(
     let mut questions = keys.into_iter().map(|key| {
         let asker = Waiting { at: count, tell: Some(tell.clone()), patient: Arc::clone(&patient) };
         count += 1;
-        Question { key, asker: Box::new(asker) }
+        Question { key, after: After::default(), asker: Box::new(asker) }
     });
     connection.ask(sender, terms, &mut questions);
     assert!(questions.next().is_none(), "every question is taken");

@@ -15,7 +15,7 @@ use super::messages::{
 use super::net::{Net, soon};
 use crate::error::{Error, LoadError};
 use crate::key::Key;
-use crate::message::{Answer, Get, GetTerms, Outcome, Refusal, RefusalKind};
+use crate::message::{After, Answer, Get, GetTerms, Outcome, Refusal, RefusalKind};
 use crate::transport::CallError;
 
 on_all_transports! {
@@ -103,7 +103,7 @@ async fn the_terms_of_a_question_arrive(net: Net) {
     for terms in [terms(), boundless, GetTerms { group: Arc::from("ü"), ..terms() }] {
         for key in [Key::new(""), Key::new(&[0xff, 0, 0xfe]), Key::new(&vec![b'x'; Key::MAX_LEN])] {
             ask_on(&connection, &sender("a"), terms.clone(), [key.clone()]).answers().await;
-            assert_eq!(soon(arrivals.recv()).await, Some(Get { terms: terms.clone(), key }));
+            assert_eq!(soon(arrivals.recv()).await, Some(Get { terms: terms.clone(), key, after: After::default() }));
         }
     }
 }
@@ -272,6 +272,7 @@ async fn questions_of_different_groups_and_limits_may_share_a_frame() {
     }
     let mut got: Vec<Get> = std::iter::from_fn(|| arrivals.try_recv().ok()).collect();
     got.sort_by_key(|get| usize_of(&get.key));
-    let want = (0..100).map(|number| Get { terms: of(number), key: Key::new(&number.to_string()) });
+    let want =
+        (0..100).map(|number| Get { terms: of(number), key: Key::new(&number.to_string()), after: After::default() });
     assert_eq!(got, want.collect::<Vec<_>>());
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::handlers::{fitting_reply, handling, never_answering, replying};
 use super::messages::{
-    SIZES, assert_same, assert_unreachable, errors, failed_answer, get, get_many, hello, hello_of, insert,
+    SIZES, assert_same, assert_unreachable, errors, failed_answer, get, get_many, hello, hello_of, insert, is_pattern,
     odd_requests, pattern, refusals, refused, remove, sender, usize_of, value_answer,
 };
 use super::net::{Net, soon};
@@ -62,9 +62,9 @@ async fn every_reply_comes_back_as_it_was_given(net: Net) {
         (get("k"), Reply::Get(value_answer(Bytes::new(), Some(Duration::ZERO)))),
         (get("k"), Reply::Get(value_answer(Bytes::from_static(b"\0\xff"), None))),
         (get_many(0), Reply::GetMany(Vec::new())),
-        (remove(Scope::Group), Reply::Remove),
-        (insert(Bytes::new()), Reply::Insert { stored: true }),
-        (insert(Bytes::new()), Reply::Insert { stored: false }),
+        (remove(Scope::Group), Reply::Remove(None)),
+        (insert(Bytes::new()), Reply::Insert { stored: true, ack: None }),
+        (insert(Bytes::new()), Reply::Insert { stored: false, ack: None }),
     ];
     for (request, reply) in replies {
         let given = reply.clone();
@@ -87,7 +87,7 @@ async fn every_error_keeps_its_kind(net: Net) {
 async fn the_largest_value_crosses_both_ways(net: Net) {
     let node = net.serve(replying(|request| match request.ask {
         Ask::Get(get) => Ok(Reply::Get(value_answer(pattern(usize_of(&get.key)), None))),
-        Ask::Insert(insert) => Ok(Reply::Insert { stored: insert.value == pattern(insert.value.len()) }),
+        Ask::Insert(insert) => Ok(Reply::Insert { stored: is_pattern(insert.value.as_ref()), ack: None }),
         other => panic!("not asked for: {other:?}"),
     }));
     let node = node.await;
@@ -97,7 +97,7 @@ async fn the_largest_value_crosses_both_ways(net: Net) {
         let Reply::Get(Answer { outcome: Outcome::Value(copy), .. }) = reply else { panic!("not a value: {reply:?}") };
         assert!(copy.value == pattern(len), "a value of {len} bytes came back changed");
         let reply = connection.call(insert(pattern(len))).await.expect("served");
-        assert!(matches!(reply, Reply::Insert { stored: true }), "a value of {len} bytes arrived changed");
+        assert!(matches!(reply, Reply::Insert { stored: true, .. }), "a value of {len} bytes arrived changed");
     }
 }
 
@@ -122,12 +122,12 @@ async fn many_answers_come_back_in_the_order_of_their_keys(net: Net) {
 async fn a_request_may_carry_very_many_keys(net: Net) {
     let net = net.with_max_value_bytes(1); // which must not matter
     let node = net.serve(replying(|request| match request.ask {
-        Ask::Remove(Remove { scope: Scope::Keys(keys), .. }) if keys.len() == 1 << 16 => Ok(Reply::Remove),
+        Ask::Remove(Remove { scope: Scope::Keys(keys), .. }) if keys.len() == 1 << 16 => Ok(Reply::Remove(None)),
         _ => Err(Refusal::new(RefusalKind::Invalid, "some are missing")),
     }));
     let keys = (0..1 << 16).map(|index| Key::new(&format!("{index:064}"))).collect();
     let reply = node.await.connect().await.call(remove(Scope::Keys(keys))).await.expect("4 MiB of keys fit");
-    assert!(matches!(reply, Reply::Remove));
+    assert!(matches!(reply, Reply::Remove(_)));
 }
 
 // What is refused.
@@ -236,7 +236,7 @@ async fn silence_closes_the_connection_and_fails_the_calls_that_wait(net: Net) {
 }
 
 async fn nobody_at_the_address_is_unreachable_at_once(net: Net) {
-    let node = net.serve(replying(|_| Ok(Reply::Remove))).await;
+    let node = net.serve(replying(|_| Ok(Reply::Remove(None)))).await;
     let (transport, address) = (net.transport(), node.own_address());
     node.stop().await;
     let error = soon(transport.connect(Arc::clone(&address))).await.err().expect("nobody is there");
@@ -244,7 +244,7 @@ async fn nobody_at_the_address_is_unreachable_at_once(net: Net) {
 }
 
 async fn a_peer_that_never_speaks_is_unreachable_within_the_limit(net: Net) {
-    let node = net.serve(replying(|_| Ok(Reply::Remove))).await;
+    let node = net.serve(replying(|_| Ok(Reply::Remove(None)))).await;
     node.silence();
     let error = soon(net.transport().connect(node.address())).await.err().expect("nobody answers");
     assert!(error.to_string().contains("within"), "{error} says not that it took too long");

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::messages::{hello_of, sender};
 use super::net::{Net, Node};
 use crate::key::Key;
-use crate::message::{Answer, Ask, Get, GetMany, Outcome, Refusal, Reply, Request};
+use crate::message::{After, Answer, Ask, Get, GetMany, Outcome, Refusal, Reply, Request};
 use crate::transport::Handler;
 
 pub(super) struct Handling<F>(F);
@@ -63,8 +63,8 @@ pub(super) fn fitting_reply(ask: &Ask) -> Reply {
         Ask::Hello(_) => Reply::Hello(hello_of(&sender("b"), false)),
         Ask::Get(_) => Reply::Get(nothing()),
         Ask::GetMany(get) => Reply::GetMany(get.keys.iter().map(|_| nothing()).collect()),
-        Ask::Remove(_) => Reply::Remove,
-        Ask::Insert(_) => Reply::Insert { stored: true },
+        Ask::Remove(_) => Reply::Remove(None),
+        Ask::Insert(_) => Reply::Insert { stored: true, ack: None },
     }
 }
 
@@ -76,7 +76,7 @@ where
     handling(move |request| match request.ask {
         Ask::Get(get) => answer(get).map(|answer| Ok(Reply::Get(answer?))).boxed(),
         Ask::GetMany(GetMany { terms, keys }) => {
-            let gets = keys.into_iter().map(|key| answer(Get { terms: terms.clone(), key }));
+            let gets = keys.into_iter().map(|key| answer(Get { terms: terms.clone(), key, after: After::default() }));
             let answers = join_all(gets);
             async move { Ok(Reply::GetMany(answers.await.into_iter().collect::<Result<_, _>>()?)) }.boxed()
         }

@@ -9,8 +9,8 @@ use crate::batch::SLICE_BYTES;
 use crate::error::{CodecError, Error, LoadError};
 use crate::key::Key;
 use crate::message::{
-    Answer, Ask, Copy, Get, GetMany, GetTerms, Hello, Incarnation, Insert, Outcome, Refusal, RefusalKind, RemovalId,
-    Remove, Reply, Request, Scope, Sender, Versions,
+    After, Answer, Ask, Copy, Get, GetMany, GetTerms, Hello, Incarnation, Insert, News, Outcome, Refusal, RefusalKind,
+    RemovalId, Remove, Reply, Request, Scope, Sender, Versions,
 };
 use crate::transport::CallError;
 
@@ -29,7 +29,7 @@ pub(super) fn from_a(ask: Ask) -> Request {
 
 pub(super) fn hello_of(sender: &Arc<Sender>, draining: bool) -> Hello {
     let members = vec![("a".into(), 1), ("b".into(), 1 << 16), ("ü".into(), u32::MAX)];
-    Hello { sender: Arc::clone(sender), fingerprint: u64::MAX - 1, members, draining }
+    Hello { sender: Arc::clone(sender), fingerprint: u64::MAX - 1, members, draining, news: News::default() }
 }
 
 pub(super) fn hello() -> Request {
@@ -41,7 +41,7 @@ pub(super) fn terms() -> GetTerms {
 }
 
 pub(super) fn get(key: &str) -> Request {
-    from_a(Ask::Get(Get { terms: terms(), key: Key::new(key) }))
+    from_a(Ask::Get(Get { terms: terms(), key: Key::new(key), after: After::default() }))
 }
 
 /// Keys that are numbers, from 0.
@@ -51,7 +51,7 @@ pub(super) fn get_many(count: usize) -> Request {
 }
 
 pub(super) fn removal_id() -> RemovalId {
-    RemovalId { origin: "a".into(), incarnation: Incarnation(0), number: u64::MAX }
+    RemovalId { origin: "a".into(), incarnation: Incarnation(0), number: u64::MAX - 1 }
 }
 
 pub(super) fn remove(scope: Scope) -> Request {
@@ -60,21 +60,24 @@ pub(super) fn remove(scope: Scope) -> Request {
 
 pub(super) fn insert(value: Bytes) -> Request {
     let time_to_live = value.len().is_multiple_of(2).then_some(Duration::from_secs(60));
-    let insert =
-        Insert { id: removal_id(), group: Arc::from("users"), schema: 0, key: Key::new("k"), value, time_to_live };
+    let (id, group, key) = (removal_id(), Arc::from("users"), Key::new("k"));
+    let insert = Insert { id, group, schema: 0, key, value: Some(value), time_to_live };
     from_a(Ask::Insert(insert))
 }
 
 pub(super) fn odd_requests() -> Vec<Request> {
     let keys = || [Key::new(""), Key::new(&[0xff, 0xfe, 0]), Key::new(&vec![b'x'; Key::MAX_LEN])];
     let mut requests = vec![hello(), get_many(0), remove(Scope::Group), remove(Scope::Keys(Vec::new()))];
-    requests.extend(keys().map(|key| from_a(Ask::Get(Get { terms: terms(), key }))));
+    requests.extend(keys().map(|key| from_a(Ask::Get(Get { terms: terms(), key, after: After::default() }))));
     requests.push(from_a(Ask::GetMany(GetMany { terms: terms(), keys: keys().into() })));
     requests.push(remove(Scope::Keys(keys().into())));
     requests.extend([Bytes::new(), Bytes::from_static(b"\xff")].map(insert));
     requests.push(Request { sender: None, ..get("k") });
     let boundless = GetTerms { group: Arc::from(""), schema: u32::MAX, time_limit: Duration::MAX, nested: false };
-    requests.push(Request { sender: None, ask: Ask::Get(Get { terms: boundless, key: Key::new("k") }) });
+    requests.push(Request {
+        sender: None,
+        ask: Ask::Get(Get { terms: boundless, key: Key::new("k"), after: After::default() }),
+    });
     requests
 }
 
@@ -98,6 +101,10 @@ pub(super) fn failed_answer(error: Error) -> Answer {
 pub(super) fn pattern(len: usize) -> Bytes {
     let block: Vec<u8> = (0..=250).collect();
     block.iter().copied().cycle().take(len).collect::<Vec<_>>().into()
+}
+
+pub(super) fn is_pattern(value: Option<&Bytes>) -> bool {
+    value.is_some_and(|value| *value == pattern(value.len()))
 }
 
 pub(super) fn usize_of(key: &Key) -> usize {

@@ -107,8 +107,9 @@ async fn an_insert_that_is_too_large_is_refused_once_all_of_it_has_come() {
     let net = Net::grpc().with_max_value_bytes(1);
     let node = net
         .serve(handling(|request: Request| {
-            let fits = matches!(&request.ask, crate::message::Ask::Insert(insert) if insert.value == pattern(100_000));
-            Box::pin(std::future::ready(Ok(Reply::Insert { stored: fits })))
+            let fits =
+                matches!(&request.ask, crate::message::Ask::Insert(insert) if insert.value == Some(pattern(100_000)));
+            Box::pin(std::future::ready(Ok(Reply::Insert { stored: fits, ack: None })))
         }))
         .await;
     let mut client = RawClient::connect(&node.own_address(), WINDOW).await;
@@ -131,7 +132,10 @@ async fn an_insert_that_is_too_large_is_refused_once_all_of_it_has_come() {
         ..Default::default()
     });
     let stored = client.responses(1).await;
-    assert!(matches!(stored[0].response, Some(proto::response::Response::Insert(proto::InsertReply { stored: true }))));
+    assert!(matches!(
+        stored[0].response,
+        Some(proto::response::Response::Insert(proto::InsertReply { stored: true, .. }))
+    ));
 }
 
 #[tokio::test]
@@ -198,7 +202,7 @@ async fn an_answer_of_an_unknown_kind_is_refused_by_itself() {
     let mut asked = ask(&connection, numbered(0..3));
     exchange.questions(3).await;
     let empty = proto::Response { id: 0, response: None, sliced: 0 };
-    let removed = proto::response::Response::Remove(proto::RemoveReply {});
+    let removed = proto::response::Response::Remove(proto::RemoveReply::default());
     let of_another = proto::Response { id: 1, response: Some(removed), sliced: 0 };
     let responses = vec![empty, of_another, value_response(2, pattern(5), 0)];
     exchange.send(AnswerFrame { responses, ..AnswerFrame::default() });

@@ -123,7 +123,7 @@ impl Message for Bare {
 
 /// A question with an id.
 pub(super) fn question(id: u64, key: &[u8]) -> proto::Question {
-    proto::Question { id, key: Bytes::copy_from_slice(key), time_limit_us: 0 }
+    proto::Question { id, key: Bytes::copy_from_slice(key), ..proto::Question::default() }
 }
 
 /// A frame of questions for keys of the usual group.

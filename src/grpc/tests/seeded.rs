@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::askers::{Outcomes, ask, value_of};
 use super::handlers::{fitting_reply, handling};
-use super::messages::{failed_answer, insert, pattern, remove, value_answer};
+use super::messages::{failed_answer, insert, is_pattern, pattern, remove, value_answer};
 use super::net::{Net, Node, soon};
 use crate::clock::sleep;
 use crate::error::{Error, LoadError};
@@ -130,7 +130,7 @@ async fn node(alive: &Arc<AtomicUsize>) -> Node {
                     }
                     wish.answer().map(Reply::Get)
                 }
-                Ask::Insert(insert) => Ok(Reply::Insert { stored: insert.value == pattern(insert.value.len()) }),
+                Ask::Insert(insert) => Ok(Reply::Insert { stored: is_pattern(insert.value.as_ref()), ack: None }),
                 ask => Ok(fitting_reply(&ask)),
             }
         }
@@ -237,7 +237,7 @@ impl Run {
         }
         while let Some(outcome) = soon(self.calls.join_next()).await {
             let outcome = outcome.expect("no panic");
-            let is_right = matches!(outcome, Ok(Reply::Remove | Reply::Insert { stored: true }));
+            let is_right = matches!(outcome, Ok(Reply::Remove(_) | Reply::Insert { stored: true, .. }));
             let is_lost = matches!(outcome, Err(CallError::Unreachable(_))) && is_broken;
             assert!(is_right || is_lost, "seed {seed}: {outcome:?}");
         }

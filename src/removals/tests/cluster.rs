@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::{
     Lacking, Limits, LogLimits, Noted, Origin, Record, Removals, Report, Span, Tick, TombstoneLimits, What,
@@ -9,7 +10,8 @@ use super::super::{
 use super::judge::{Called, Counts, Started, Value};
 use crate::key::Key;
 use crate::member::NodeName;
-use crate::message::{Incarnation, Scope};
+use crate::removal::{Incarnation, Scope};
+use crate::time::Moment;
 
 const KEYS: usize = 3;
 
@@ -546,8 +548,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// An event is a tenth of a second: what a question carries is remembered for ten.
+    fn moment(&self) -> Moment {
+        Moment::START + Duration::from_millis(100 * self.now)
+    }
+
     fn drain(&mut self, node: usize) {
+        let now = self.moment();
         let (node, mut filled) = (self.node(node), 0);
+        node.removals.forget_carried(now);
         node.removals.drain();
         for filler in node.removals.fillers() {
             node.apply(&filler, true);
@@ -659,8 +668,9 @@ impl Cluster {
     fn serve(&mut self, connection: u64, fetch: u64, of: usize, spans: &[Span]) {
         self.counts.carried += u64::from(!spans.is_empty());
         let node = self.connections[&connection].nodes[1];
+        let now = self.moment();
         let server = self.node(node);
-        if server.removals.carried(&group(), &key(of), spans) {
+        if server.removals.carried(&group(), &key(of), spans, now) {
             server.void_and_drop(Some(of), true);
         }
         match server.store.get(&of).cloned() {

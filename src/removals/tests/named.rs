@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::{Limits, Noted, Origin, Record, Removals, Span, Standing, Why};
 use crate::key::Key;
 use crate::member::NodeName;
-use crate::message::{Incarnation, Scope};
+use crate::removal::{Incarnation, Scope};
 
 fn origin(name: &str, incarnation: u64) -> Origin {
     Origin::new(NodeName::from(name), Incarnation(incarnation))
@@ -48,25 +48,6 @@ fn the_hole_of_a_dead_origin_is_filled() {
     assert_eq!(fillers.iter().map(|filler| filler.span.clone()).collect::<Vec<_>>(), [Span::one(dead.clone(), 1)]);
     fillers.iter().for_each(|filler| apply(&mut here, filler));
     assert!(here.has_seen(&Span { origin: dead, first: 1, last: 2 }) && here.fillers().is_empty());
-}
-
-/// A question carried a removal; who called it and who asked are both killed before anybody else heard of it. The
-/// tombstone of the key stayed for ever.
-#[test]
-fn a_removal_that_only_a_question_carried_is_filled() {
-    let (dead, a, b) = (origin("dead", 1), origin("a", 1), origin("b", 1));
-    let (mut killed, mut here, mut there) = (node(&dead, &[]), node(&a, &["b"]), node(&b, &["a"]));
-    let spans = [issue(&mut killed).span.clone()];
-    assert!(here.carried(&Arc::from("users"), &Key::new("k"), &spans));
-    assert!(!here.carried(&Arc::from("users"), &Key::new("k"), &spans), "the same again drops nothing");
-    ask(&mut here, &there);
-    for filler in here.fillers() {
-        apply(&mut here, &filler);
-        apply(&mut there, &filler);
-    }
-    ask(&mut here, &there);
-    here.drain();
-    assert!(here.is_quiet());
 }
 
 /// `b` has acknowledged and is then started anew, gets an old copy from `c`, which has not applied the removal, and

@@ -9,6 +9,7 @@ use crate::batch::{Part, Slice};
 use crate::error::{Error, LoadError};
 use crate::message::{Answer, Copy, Outcome, Refusal, Reply};
 
+use super::super::news::{insert_reply, remove_reply};
 use super::super::parts::{duration, invalid, micros};
 use super::super::proto;
 use super::super::refusal::{MAX_REFUSAL_LEN, refusal_of};
@@ -136,8 +137,8 @@ fn rare(reply: &Result<Reply, Refusal>) -> Option<proto::response::Response> {
     Some(match reply {
         Ok(Reply::Get(answer)) => Response::Answer(answer.clone().into()),
         Ok(Reply::Hello(hello)) => Response::Hello(hello.clone().into()),
-        Ok(Reply::Remove) => Response::Remove(proto::RemoveReply {}),
-        Ok(Reply::Insert { stored }) => Response::Insert(proto::InsertReply { stored: *stored }),
+        Ok(Reply::Remove(ack)) => Response::Remove(remove_reply(ack.as_ref())),
+        Ok(Reply::Insert { stored, ack }) => Response::Insert(insert_reply(*stored, ack.as_ref())),
         // Many answers are many responses.
         Ok(Reply::GetMany(_)) => return None,
         Err(refusal) => Response::Refusal(refusal.into()),
@@ -188,11 +189,8 @@ fn response_in(frame: &Bytes, range: Range<usize>) -> Result<Response, Refusal> 
                 reply = Some(Err(refusal_of(&message).unwrap_or_else(|| invalid(message.message))));
             }
             HELLO => reply = Some(message_in::<proto::Hello>(frame, fields.bytes()?)?.try_into().map(Reply::Hello)),
-            REMOVE => reply = Some(message_in::<proto::RemoveReply>(frame, fields.bytes()?).map(|_| Reply::Remove)),
-            INSERT => {
-                let proto::InsertReply { stored } = message_in(frame, fields.bytes()?)?;
-                reply = Some(Ok(Reply::Insert { stored }));
-            }
+            REMOVE => reply = Some(message_in::<proto::RemoveReply>(frame, fields.bytes()?)?.try_into()),
+            INSERT => reply = Some(message_in::<proto::InsertReply>(frame, fields.bytes()?)?.try_into()),
             SLICED => sliced = fields.number()?,
             other => fields.skip(other, 7)?,
         }

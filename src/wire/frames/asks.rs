@@ -9,8 +9,9 @@ use prost::Message;
 
 use crate::batch::{Part, Slice};
 use crate::key::Key;
-use crate::message::{Ask, GetTerms, Refusal, Sender};
+use crate::message::{After, Ask, GetTerms, Refusal, Sender};
 
+use super::super::news::{span_in, span_out};
 use super::super::parts::{duration, group_in, invalid, micros};
 use super::super::proto;
 use super::super::request::{WireRequest, terms_in};
@@ -25,7 +26,7 @@ pub(crate) enum AskItem {
     Cancel(u64),
     Credit(u64),
     Call(Box<proto::Call>),
-    Get { id: u64, terms: GetTerms, key: Key },
+    Get { id: u64, terms: GetTerms, key: Key, after: After },
 }
 
 impl AskItem {
@@ -91,6 +92,7 @@ pub(crate) struct Question {
     pub(crate) id: u64,
     pub(crate) key: Bytes,
     pub(crate) time_limit: Duration,
+    pub(crate) after: After,
 }
 
 /// What is asked by a call, and under which id.
@@ -133,7 +135,7 @@ pub(crate) fn encoded_asks_len(frame: &[Part<AskItem>]) -> usize {
         Part::Message(AskItem::Sender(sender)) => nested_len(proto::Sender::from(&**sender).encoded_len()),
         Part::Message(AskItem::Cancel(_) | AskItem::Credit(_)) => 16,
         Part::Message(AskItem::Call(call)) => nested_len(call.encoded_len()),
-        Part::Message(AskItem::Get { terms, key, .. }) => terms.group.len() + key.len() + 64,
+        Part::Message(AskItem::Get { terms, key, after, .. }) => terms.group.len() + key.len() + 64 + after_len(after),
         Part::Slice(slice) => slice_len(slice),
     };
     frame.iter().map(len).sum()
@@ -150,23 +152,36 @@ fn is_get_on(terms: &GetTerms, part: &Part<AskItem>) -> bool {
 fn put_gets(terms: &GetTerms, gets: &[Part<AskItem>], buf: &mut impl BufMut) {
     let questions = || {
         gets.iter().filter_map(|part| match part {
-            Part::Message(AskItem::Get { id, terms, key }) => Some((*id, key, micros(terms.time_limit))),
+            Part::Message(AskItem::Get { id, terms, key, after }) => Some((*id, key, micros(terms.time_limit), after)),
             _ => None,
         })
     };
-    let len_of = |(id, key, limit): (u64, &Key, u64)| number_len(id) + nested_len(key.len()) + number_len(limit);
+    let len_of = |(id, key, limit, after): (u64, &Key, u64, &After)| {
+        number_len(id) + nested_len(key.len()) + number_len(limit) + after_len(after)
+    };
     let group = nested_len(terms.group.len());
     let all: usize = questions().map(|question| nested_len(len_of(question))).sum();
     let len = group + number_len(terms.schema.into()) + number_len(terms.nested.into()) + all;
     Head::new().nested(5, len).nested(1, terms.group.len()).put(buf);
     buf.put_slice(terms.group.as_bytes());
     Head::new().number(2, terms.schema.into()).number(3, terms.nested.into()).put(buf);
-    for (id, key, limit) in questions() {
+    for (id, key, limit, after) in questions() {
         let mut head = Head::new();
-        head.nested(4, len_of((id, key, limit))).number(1, id).number(3, limit).nested(2, key.len());
+        head.nested(4, len_of((id, key, limit, after))).number(1, id).number(3, limit).nested(2, key.len());
         head.put(buf);
         buf.put_slice(key);
+        for span in &after.removed {
+            put_message(4, &span_out(span), buf);
+        }
+        if after.offered > 0 {
+            Head::new().number(5, after.offered).put(buf);
+        }
     }
+}
+
+fn after_len(after: &After) -> usize {
+    let removed = after.removed.iter().map(|span| nested_len(span_out(span).encoded_len()));
+    removed.sum::<usize>() + number_len(after.offered)
 }
 
 /// Reads a frame.
@@ -235,15 +250,19 @@ fn question_in(frame: &Bytes, range: Range<usize>) -> Result<Question, Refusal> 
     const ID: u64 = number(1);
     const KEY: u64 = bytes(2);
     const TIME_LIMIT: u64 = number(3);
+    const REMOVED: u64 = bytes(4);
+    const OFFERED: u64 = number(5);
 
-    let mut question = Question { id: 0, key: Bytes::new(), time_limit: Duration::ZERO };
+    let mut question = Question { id: 0, key: Bytes::new(), time_limit: Duration::ZERO, after: After::default() };
     let mut fields = Fields::new(frame, range);
     while let Some(tag) = fields.tag()? {
         match tag {
             ID => question.id = fields.number()?,
             KEY => question.key = frame.slice(fields.bytes()?),
             TIME_LIMIT => question.time_limit = duration(fields.number()?),
-            other => fields.skip(other, 3)?,
+            REMOVED => question.after.removed.push(span_in(Some(&message_in(frame, fields.bytes()?)?))?),
+            OFFERED => question.after.offered = fields.number()?,
+            other => fields.skip(other, 5)?,
         }
     }
     Ok(question)

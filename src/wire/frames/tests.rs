@@ -13,9 +13,13 @@ use crate::batch::{Part, Slice};
 use crate::error::{Error, LoadError};
 use crate::key::Key;
 use crate::member::NodeName;
-use crate::message::{Answer, Copy, GetTerms, Incarnation, Outcome, Refusal, RefusalKind, Reply, Sender, Versions};
+use crate::message::{
+    After, Answer, Copy, GetTerms, Incarnation, Outcome, Refusal, RefusalKind, Reply, Sender, Versions,
+};
+use crate::wire::news::spans_in;
 use crate::wire::parts::micros;
 use crate::wire::proto;
+use crate::wire::strategies::{acks, afters};
 
 fn sender() -> Arc<Sender> {
     let versions = Versions { min: 1, max: 3 };
@@ -37,11 +41,15 @@ fn wholes() -> impl Strategy<Value = Duration> {
 
 fn asks() -> impl Strategy<Value = Part<AskItem>> {
     let terms = (prop_oneof![Just("g"), Just("other"), Just("")], 0..2_u32, any::<bool>(), wholes());
-    let get = (any::<u64>(), terms, bytes()).prop_map(|(id, (group, schema, nested, time_limit), key)| AskItem::Get {
-        id,
-        terms: GetTerms { group: Arc::from(group), schema, time_limit, nested },
-        key: Key::new(&key),
-    });
+    let get =
+        (any::<u64>(), terms, bytes(), afters()).prop_map(|(id, (group, schema, nested, time_limit), key, after)| {
+            AskItem::Get {
+                id,
+                terms: GetTerms { group: Arc::from(group), schema, time_limit, nested },
+                key: Key::new(&key),
+                after,
+            }
+        });
     let call = any::<u64>().prop_map(|id| {
         let call = proto::call::Call::Remove(proto::RemoveRequest { group: "g".into(), ..Default::default() });
         AskItem::Call(Box::new(proto::Call { id, call: Some(call), sliced: id / 2 }))
@@ -67,8 +75,8 @@ fn answers() -> impl Strategy<Value = Part<AnswerItem>> {
     let answer = (outcome, wholes()).prop_map(|(outcome, held)| Ok(Reply::Get(Answer { outcome, held })));
     let reply = prop_oneof![
         6 => answer,
-        1 => Just(Ok(Reply::Remove)),
-        1 => any::<bool>().prop_map(|stored| Ok(Reply::Insert { stored })),
+        1 => acks().prop_map(|ack| Ok(Reply::Remove(ack))),
+        1 => (any::<bool>(), acks()).prop_map(|(stored, ack)| Ok(Reply::Insert { stored, ack })),
         1 => Just(Err(Refusal::new(RefusalKind::Schema, "another"))),
     ];
     let response = (any::<u64>(), reply, any::<u32>()).prop_map(|(id, reply, sliced)| {
@@ -89,11 +97,12 @@ fn written(frame: &[Part<AskItem>]) -> Bytes {
     written.into()
 }
 
-fn questions(gets: &[Gets]) -> Vec<(u64, Bytes, u64, GetTerms)> {
+fn questions(gets: &[Gets]) -> Vec<(u64, Bytes, u64, GetTerms, After)> {
     let of = |gets: &Gets| {
         let terms = gets.terms.clone().unwrap();
-        let question =
-            move |question: &Question| (question.id, question.key.clone(), micros(question.time_limit), terms.clone());
+        let question = move |Question { id, key, time_limit, after }: &Question| {
+            (*id, key.clone(), micros(*time_limit), terms.clone(), after.clone())
+        };
         gets.questions.iter().map(question).collect::<Vec<_>>()
     };
     gets.iter().flat_map(of).collect()
@@ -116,18 +125,20 @@ proptest! {
             let theirs = generated.gets.iter().flat_map(|gets| {
                 let group: Arc<str> = Arc::from(gets.group.as_str());
                 let terms = GetTerms { group, schema: gets.schema, time_limit: Duration::ZERO, nested: gets.nested };
-                let question =
-                    move |asked: &proto::Question| (asked.id, asked.key.clone(), asked.time_limit_us, terms.clone());
+                let question = move |asked: &proto::Question| {
+                    let after = After { removed: spans_in(&asked.removed).unwrap(), offered: asked.offered };
+                    (asked.id, asked.key.clone(), asked.time_limit_us, terms.clone(), after)
+                };
                 gets.questions.iter().map(question).collect::<Vec<_>>()
             });
             prop_assert_eq!(questions(&read.gets), theirs.collect::<Vec<_>>());
         }
         // And everything that was put in is there, in its order.
         let asked = frame.iter().filter_map(|part| match part {
-            Part::Message(AskItem::Get { id, terms, key }) => {
+            Part::Message(AskItem::Get { id, terms, key, after }) => {
                 let limit = micros(terms.time_limit);
                 let terms = GetTerms { time_limit: Duration::ZERO, ..terms.clone() };
-                Some((*id, Bytes::copy_from_slice(key), limit, terms))
+                Some((*id, Bytes::copy_from_slice(key), limit, terms, after.clone()))
             }
             _ => None,
         });
@@ -181,7 +192,8 @@ fn what_a_newer_peer_adds_is_passed_over() {
     let added: &[u8] =
         &[15 << 3, 1, 15 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0, 15 << 3 | 2, 2, 7, 7, 15 << 3 | 5, 0, 0, 0, 0];
     let terms = GetTerms { group: Arc::from("g"), schema: 1, time_limit: Duration::ZERO, nested: false };
-    let question = written(&[Part::Message(AskItem::Get { id: 1, terms, key: Key::new("k") })]);
+    let question =
+        written(&[Part::Message(AskItem::Get { id: 1, terms, key: Key::new("k"), after: After::default() })]);
     let read = decode_asks(&[added, &question, added].concat().into()).unwrap();
     assert_eq!(read.gets[0].questions[0].key, "k");
 }

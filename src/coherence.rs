@@ -1,0 +1,297 @@
+//! This node's part in removals: their state under its lock, and what has to be done in which order around it.
+//!
+//! A removal is applied in three steps, whoever it comes from: its tombstones are set, so that whatever is asked from
+//! now on carries it; then flights are voided and entries dropped, under the locks of their shards; then it counts as
+//! applied, and may be acknowledged and passed on. What a step needs is there when it begins, so any number of threads
+//! may apply the same removal at once.
+//!
+//! It knows no groups and no peers: what holds entries is behind [`Holders`], what others say is handed in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::watch;
+
+use crate::key::Key;
+use crate::member::NodeName;
+use crate::message::{Ack, News, Scope};
+use crate::removals::{Lacking, Limits, Noted, Origin, Record, Removals, Span, Standing, Tick, What};
+use crate::time::Moment;
+
+/// About how many bytes of records a hello carries.
+const RECORDS_BYTES: usize = 256 << 10;
+
+/// What holds entries and flights: the groups of a node.
+pub(crate) trait Holders: Send + Sync + 'static {
+    /// Voids the flights that have begun and drops the entries of one group. A group that is not there (yet) has none.
+    fn take_out(&self, group: &str, scope: &Scope);
+
+    /// The same for all groups, whole.
+    fn take_all_out(&self);
+}
+
+/// The removals of one node.
+pub(crate) struct Coherence {
+    me: Origin,
+    state: Mutex<Removals>,
+    /// They hold this.
+    holders: Weak<dyn Holders>,
+    /// Whether there are tombstones: what the way of a get looks at.
+    loud: AtomicBool,
+    /// Changes with whatever a receipt could wait for.
+    news: watch::Sender<()>,
+}
+
+/// How this node and a peer stand to each other.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Balance {
+    /// What the peer lacks.
+    pub(crate) lacking: Lacking,
+    /// Whether it may be asked.
+    pub(crate) is_level: bool,
+}
+
+impl Coherence {
+    pub(crate) fn new(me: Origin, holders: Weak<dyn Holders>) -> Self {
+        Self {
+            state: Mutex::new(Removals::new(me.clone(), Limits::default())),
+            me,
+            holders,
+            loud: AtomicBool::new(false),
+            news: watch::Sender::new(()),
+        }
+    }
+
+    /// Numbers a removal that begins here and now, and applies it here.
+    pub(crate) fn remove(&self, group: &Arc<str>, scope: Scope) -> Arc<Record> {
+        let record = self.issue(group, scope);
+        self.apply(&record);
+        record
+    }
+
+    /// Numbers a removal; whoever asked for it applies it.
+    pub(crate) fn issue(&self, group: &Arc<str>, scope: Scope) -> Arc<Record> {
+        self.state().issue(Arc::clone(group), scope)
+    }
+
+    /// Applies a removal, unless it has been; says whether it may be acknowledged.
+    pub(crate) fn apply(&self, record: &Arc<Record>) -> bool {
+        self.apply_by(record, || self.take_out(&record.what)).0
+    }
+
+    /// Applies a removal by what `take_out` does, unless it has been; says whether it may be acknowledged, and what
+    /// came of it if it was new.
+    pub(crate) fn apply_by<T>(&self, record: &Arc<Record>, take_out: impl FnOnce() -> T) -> (bool, Option<T>) {
+        let noted = self.change(|state| state.begin(record));
+        if noted == Noted::Known {
+            return (true, None);
+        }
+        let outcome = take_out();
+        if noted == Noted::New {
+            self.change(|state| {
+                state.settle(record);
+                // With nobody else there is nothing to wait for.
+                if state.is_alone() {
+                    state.drain();
+                }
+            });
+        }
+        (noted == Noted::New, Some(outcome))
+    }
+
+    fn take_out(&self, what: &What) {
+        // Without holders there is nothing to be held.
+        let Some(holders) = self.holders.upgrade() else { return };
+        match what {
+            What::One { group, scope } => holders.take_out(group, scope),
+            What::Groups(groups) => groups.iter().for_each(|group| holders.take_out(group, &Scope::Group)),
+            What::Everything => holders.take_all_out(),
+        }
+    }
+
+    /// Whether a question may have to carry removals. To be asked after its flight has begun: a removal that is
+    /// applied later voids that.
+    pub(crate) fn is_loud(&self) -> bool {
+        self.loud.load(Ordering::SeqCst)
+    }
+
+    /// The removals that a question for a key has to carry to this peer.
+    pub(crate) fn covering(&self, group: &Arc<str>, key: &Key, peer: &Origin) -> Vec<Span> {
+        if !self.is_loud() {
+            return Vec::new();
+        }
+        self.state().covering(group, key, peer)
+    }
+
+    /// A question for a key carries removals: says whether flights of the key are to be voided, and the key dropped,
+    /// before it is served.
+    pub(crate) fn carried(&self, group: &Arc<str>, key: &Key, removed: &[Span], now: Moment) -> bool {
+        self.change(|state| state.carried(group, key, removed, now))
+    }
+
+    /// Lets go of what is over.
+    pub(crate) fn tend(&self, now: Moment) {
+        self.change(|state| state.forget_carried(now));
+        self.drain();
+    }
+
+    /// What an acknowledgement says of this node.
+    pub(crate) fn ack(&self) -> Ack {
+        Ack { by: self.me.clone(), version: self.state().version() }
+    }
+
+    /// A peer has applied a removal. Says whether that was learnt; if not, it should be asked for a report.
+    pub(crate) fn acknowledged(&self, ack: &Ack, span: &Span) -> bool {
+        let learnt = self.change(|removals| {
+            removals.acknowledged(&ack.by, ack.version, span);
+            removals.drain();
+            removals.is_known_to_have(&ack.by, span)
+        });
+        self.news.send_replace(());
+        learnt
+    }
+
+    /// A moment, to be handed to [`take`](Self::take) with the answer to what leaves now.
+    pub(crate) fn tick(&self) -> Tick {
+        self.state().tick()
+    }
+
+    /// What this node tells `peer` of removals; nothing that it may lack, if it is not known yet.
+    pub(crate) fn news_for(&self, peer: Option<&Origin>) -> News {
+        let removals = self.state();
+        let mut reports = vec![removals.report()];
+        let Some(peer) = peer else { return News { reports, lacking: Lacking::Nothing } };
+        reports.extend(removals.relays(peer));
+        News { reports, lacking: removals.lacking(peer, RECORDS_BYTES) }
+    }
+
+    /// Takes in what `from` tells; `asked` is the moment at which the question left that this answers. If this node has
+    /// to drop everything, `part` parts it first from all others, who may lack what it is about to claim.
+    pub(crate) fn take(&self, from: &Origin, news: &News, asked: Option<Tick>, part: impl FnOnce()) {
+        self.change(|state| {
+            for report in &news.reports {
+                state.heard(report, asked.filter(|_| report.of == *from));
+            }
+        });
+        match &news.lacking {
+            Lacking::Nothing => {}
+            Lacking::Records(records) => {
+                for record in records {
+                    self.apply(record);
+                }
+            }
+            Lacking::BehindReach(reaches) => self.adopt(reaches, part),
+        }
+        self.drain();
+        self.news.send_replace(());
+    }
+
+    fn adopt(&self, reaches: &[(Origin, u64)], part: impl FnOnce()) {
+        tracing::debug!("removals were missed that are forgotten by now: dropping what is cached");
+        self.change(|state| state.begin_adopting(reaches));
+        part();
+        self.take_out(&What::Everything);
+        self.change(|state| state.adopt(reaches));
+    }
+
+    fn drain(&self) {
+        let fillers = self.change(|state| {
+            state.drain();
+            state.fillers()
+        });
+        for filler in fillers {
+            self.apply(&filler);
+        }
+    }
+
+    /// How a peer stands to this node, by what was heard of it.
+    pub(crate) fn balance(&self, peer: &Origin) -> Balance {
+        let removals = self.state();
+        Balance { lacking: removals.lacking(peer, RECORDS_BYTES), is_level: removals.is_level(peer) }
+    }
+
+    /// From now on, these are listed.
+    pub(crate) fn list(&self, names: impl IntoIterator<Item = NodeName>) {
+        self.change(|state| {
+            state.list(names);
+            state.drain();
+        });
+        self.news.send_replace(());
+    }
+
+    /// A stream with this node is there, for as long as what this returns is.
+    pub(crate) fn meet(self: &Arc<Self>, peer: Origin) -> Presence {
+        self.change(|state| state.open(&peer));
+        Presence { coherence: Arc::clone(self), peer }
+    }
+
+    /// How everybody stands to removals of one call.
+    pub(crate) fn standing(&self, spans: &[Span], told: &BTreeSet<NodeName>) -> BTreeMap<NodeName, Standing> {
+        let state = self.state();
+        let mut standings = BTreeMap::new();
+        for span in spans {
+            for (name, standing) in state.standing(span, told) {
+                let worst = standings.entry(name).or_insert(standing);
+                if *worst == Standing::Done {
+                    *worst = standing;
+                }
+            }
+        }
+        standings
+    }
+
+    /// To be woken by whatever may change a standing.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    /// Resolves while there are tombstones.
+    pub(crate) async fn until_loud(&self) {
+        let mut news = self.subscribe();
+        while !self.is_loud() {
+            // The sender is in `self`: this never fails.
+            let _ = news.changed().await;
+        }
+    }
+
+    /// Changes the state, and what is to be seen of it without its lock.
+    fn change<T>(&self, change: impl FnOnce(&mut Removals) -> T) -> T {
+        let mut state = self.state();
+        let outcome = change(&mut state);
+        let is_loud = !state.is_quiet();
+        let was_loud = self.loud.swap(is_loud, Ordering::SeqCst);
+        drop(state);
+        if is_loud && !was_loud {
+            self.news.send_replace(());
+        }
+        outcome
+    }
+
+    fn state(&self) -> MutexGuard<'_, Removals> {
+        // Nothing that can panic runs under this lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream between this node and another, as far as removals go: that node is one of everybody while it is there.
+pub(crate) struct Presence {
+    coherence: Arc<Coherence>,
+    peer: Origin,
+}
+
+impl Presence {
+    pub(crate) fn peer(&self) -> &Origin {
+        &self.peer
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.coherence.change(|state| {
+            state.close(&self.peer);
+            state.drain();
+        });
+        self.coherence.news.send_replace(());
+    }
+}

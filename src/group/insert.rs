@@ -1,0 +1,278 @@
+//! Inserts: a removal that comes with a value for the key's owner.
+//!
+//! This node offers the value, and the owner asks for it: see `offers.rs`. An offer that the owner does not take at once
+//! is nothing but a removal. The order of two inserts is the owner's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::entry::{Source, Value};
+use crate::error::Error;
+use crate::flight::Landed;
+use crate::key::{HashedKey, KeyRef};
+use crate::loader::Loaded;
+use crate::message::{After, Answer, Ask, Copy, GetTerms, Insert, Outcome, RemovalId, Reply, Scope};
+use crate::peers::{Peer, View};
+use crate::receipt::Receipt;
+use crate::removals::{Origin, Record, Span};
+use crate::shards::{Keep, Kind, Lead, Look};
+use crate::store::{Entry, Place};
+use crate::tasks::Work;
+use crate::time::Moment;
+use crate::transport::{Asker, CallError, Question};
+
+use super::inner::Inner;
+use super::remove::WhyNot;
+
+/// A value on offer.
+#[derive(Debug)]
+pub(super) struct Offered<V> {
+    loaded: Loaded<V>,
+    bytes: Bytes,
+    born: Moment,
+}
+
+impl<V: Value> Inner<V> {
+    /// Puts a value in its owner's cache, and takes the key out of all others. If the owner does not take it, it is a
+    /// removal.
+    pub(super) async fn insert(self: &Arc<Self>, key: HashedKey, loaded: Loaded<V>) -> Result<Receipt, Error> {
+        if loaded.value.is_none() {
+            return self.remove(Scope::Keys(vec![key.key])).await;
+        }
+        self.check_removal()?;
+        self.removals.inserts.one();
+        let born = self.now();
+        // Encoded here, whoever owns the key: what could not be sent is refused by every node alike.
+        let bytes = loaded.value.as_ref().map_or(Ok(Bytes::new()), |value| self.encode(value))?;
+        let record = self.context.coherence.issue(&self.name, Scope::Keys(vec![key.key.clone()]));
+        let offer = Offering { group: Arc::clone(self), number: record.span.last };
+        self.offers.begin(offer.number, key.clone(), Offered { loaded, bytes, born });
+        let group = Arc::clone(self);
+        self.in_a_task(async move { group.insert_round(&offer, key, record).await }).await
+    }
+
+    async fn insert_round(
+        self: &Arc<Self>,
+        offer: &Offering<V>,
+        key: HashedKey,
+        record: Arc<Record>,
+    ) -> Result<Receipt, Error> {
+        let view = self.context.peers.view_owned();
+        let owner = view.peer(view.owner(key.hash)).cloned();
+        let install = || match &owner {
+            None => self.install_own(offer.number, &key),
+            Some(_) => {
+                self.shards.remove(key.as_ref());
+                Ok(false)
+            }
+        };
+        let installed = self.context.coherence.apply_by(&record, install).1.unwrap_or(Ok(false));
+        let records = [record];
+        let others = view.peers().filter(|peer| owner.as_ref().is_none_or(|owner| !Arc::ptr_eq(owner, peer)));
+        let telling = self.tell(&view, others, &records);
+        let asking = self.offer_to(&view, owner.as_ref(), &key, &records);
+        let (mut why_not, (taken, refused)) = futures::future::join(telling, asking).await;
+        why_not.extend(refused);
+        let receipt = self.receipt(&view, &records, taken, &why_not).await;
+        Ok(receipt.with_stored(installed? || taken))
+    }
+
+    /// Puts this node's own offer in its own cache, unless a removal has voided it.
+    fn install_own(&self, number: u64, key: &HashedKey) -> Result<bool, Error> {
+        self.shards.remove(key.as_ref());
+        let offered = |offer: &Offered<V>| (offer.loaded.clone(), offer.born);
+        let Some((loaded, born)) = self.offers.with(number, key.key.as_bytes(), offered) else { return Ok(false) };
+        let Some(entry) = self.own_entry(key, loaded, born)? else { return Ok(false) };
+        // Only now, with no removal in between.
+        let stored = self.offers.with(number, key.key.as_bytes(), |_| self.shards.insert(key, entry, Place::Main));
+        Ok(stored.unwrap_or(false))
+    }
+
+    /// What is kept of a value that is put in the cache, if this node owns the key.
+    fn own_entry(&self, key: &HashedKey, loaded: Loaded<V>, born: Moment) -> Result<Option<Entry<V>>, Error> {
+        let place = self.context.peers.view().place(key.hash);
+        let (landed, keep) = self.settle(loaded, born, place)?;
+        let Landed { value, born, expires, .. } = landed;
+        Ok(keep.filter(|_| place == Place::Main).map(|Keep { weight, .. }| Entry { value, weight, born, expires }))
+    }
+
+    /// Another program's insert, which is no node's. Only the owner keeps the value; to anybody else it is a removal.
+    pub(super) fn install_from_client(
+        &self,
+        key: &HashedKey,
+        value: &Bytes,
+        time_to_live: Option<Duration>,
+    ) -> Result<bool, Error> {
+        // Copied, because a slice would keep the whole message that it came in alive.
+        let (value, _) = self.decode(Bytes::copy_from_slice(value))?;
+        let entry = self.own_entry(key, Loaded { value: Some(value), time_to_live }, self.now())?;
+        self.shards.remove(key.as_ref());
+        let stored = entry.is_some_and(|entry| self.shards.insert(key, entry, Place::Main));
+        self.removals.stored.add(u64::from(stored));
+        Ok(stored)
+    }
+
+    /// Offers the value to the key's owner, and waits for as long as a removal may. Says whether it was taken, and if
+    /// the owner has not applied the removal, why not.
+    async fn offer_to(
+        self: &Arc<Self>,
+        view: &View,
+        owner: Option<&Arc<Peer>>,
+        key: &HashedKey,
+        records: &[Arc<Record>; 1],
+    ) -> (bool, WhyNot) {
+        let Some(owner) = owner else { return (false, WhyNot::new()) };
+        let span = &records[0].span;
+        let offered = self.offers.with(span.last, key.key.as_bytes(), |offer| offer.loaded.time_to_live);
+        let Some(time_to_live) = offered else { return (false, self.tell(view, [owner].into_iter(), records).await) };
+        let ask = Ask::Insert(Insert {
+            id: RemovalId { origin: span.origin.name.clone(), incarnation: span.origin.incarnation, number: span.last },
+            group: Arc::clone(&self.name),
+            schema: self.config.schema,
+            key: key.key.clone(),
+            value: None,
+            time_to_live,
+        });
+        let wait = self.config.removal_timeout;
+        let outcome = tokio::time::timeout(wait, owner.call(self.context.peers.request(ask))).await;
+        let stored = match outcome {
+            Ok(Ok(reply)) => {
+                let stored = matches!(reply, Reply::Insert { stored: true, .. });
+                if self.told(owner, span, Ok(reply)).is_ok() {
+                    return (stored, WhyNot::new());
+                }
+                stored
+            }
+            // It is down, or busy, or has no such group: it may still apply the removal.
+            Ok(Err(_)) => false,
+            Err(_) => return (false, WhyNot::from([(owner.name().clone(), format!("no answer within {wait:?}"))])),
+        };
+        (stored, self.tell(view, [owner].into_iter(), records).await)
+    }
+
+    /// What the owner of a key gets who asks for a value that is offered.
+    pub(super) fn offered(&self, number: u64, key: KeyRef<'_>) -> Answer {
+        let now = self.now();
+        let copy = |offer: &Offered<V>| Copy {
+            value: offer.bytes.clone(),
+            age: now.since(offer.born),
+            left: None,
+            loaded: false,
+        };
+        let copy = self.offers.with(number, key.bytes, copy);
+        Answer { outcome: copy.map_or(Outcome::NotFound, Outcome::Value), held: Duration::ZERO }
+    }
+
+    /// Another node's insert: applies the removal, and if this node owns the key takes the value. Says whether it was
+    /// kept, and whether the removal may be acknowledged.
+    pub(super) fn take_offer(self: Arc<Self>, from: Origin, insert: Insert) -> BoxFuture<'static, (bool, bool)> {
+        let Insert { id, group, key, time_to_live, .. } = insert;
+        let record = Arc::new(Record::one(Span::from(&id), group, Scope::Keys(vec![key.clone()])));
+        let key = HashedKey::new(key);
+        let take_out = || self.take_out(&Scope::Keys(vec![key.key.clone()]));
+        let (is_applied, new) = self.context.coherence.apply_by(&record, take_out);
+        // What had been applied before is an earlier insert than something that has been applied since.
+        if new.is_none() || !is_applied || self.context.check_open().is_err() {
+            return std::future::ready((false, is_applied)).boxed();
+        }
+        async move {
+            let stored = self.pull(&from, key, id.number, time_to_live).await;
+            self.removals.stored.add(u64::from(stored));
+            (stored, is_applied)
+        }
+        .boxed()
+    }
+
+    /// Asks for a value that is offered, in a flight, so that a removal that is applied meanwhile voids it.
+    async fn pull(
+        self: &Arc<Self>,
+        from: &Origin,
+        key: HashedKey,
+        number: u64,
+        time_to_live: Option<Duration>,
+    ) -> bool {
+        let view = self.context.peers.view_owned();
+        let now = self.now();
+        let Some(peer) = view.peers().find(|peer| *peer.name() == from.name) else { return false };
+        if view.place(key.hash) != Place::Main {
+            return false;
+        }
+        let (lead, mut wait) = match self.shards.look_or_join(key.as_ref(), Place::Main, Kind::Fetch, now) {
+            Look::Lead(lead, wait) => (lead, wait),
+            // Somebody fetches it already, and has begun after the removal was applied.
+            Look::Found(_) | Look::Joined(_) => return false,
+        };
+        let removed = self.context.coherence.covering(&self.name, &key.key, from);
+        let (done, stored) = oneshot::channel();
+        let limit = self.config.removal_timeout;
+        let group = Arc::clone(self);
+        let pull = Pull { group, lead, time_to_live, until: now + limit, done };
+        let terms =
+            GetTerms { group: Arc::clone(&self.name), schema: self.config.schema, time_limit: limit, nested: false };
+        let question = Question { key: key.key, after: After { removed, offered: number }, asker: Box::new(pull) };
+        peer.ask(self.context.peers.sender(), terms, &mut std::iter::once(question));
+        let landing = wait.landing().await;
+        landing.is_ok() && stored.await.unwrap_or(false)
+    }
+}
+
+/// Takes an offer back when the round is over, however it ends.
+struct Offering<V: Value> {
+    group: Arc<Inner<V>>,
+    number: u64,
+}
+
+impl<V: Value> Drop for Offering<V> {
+    fn drop(&mut self) {
+        self.group.offers.end(self.number);
+    }
+}
+
+/// A question for an offered value.
+struct Pull<V: Value> {
+    group: Arc<Inner<V>>,
+    lead: Lead<V>,
+    time_to_live: Option<Duration>,
+    until: Moment,
+    done: oneshot::Sender<bool>,
+}
+
+impl<V: Value> Asker for Pull<V> {
+    fn patience(&self) -> Option<Duration> {
+        let left = self.until.since(self.group.now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    fn take(self: Box<Self>, answer: Result<Answer, CallError>) {
+        let group = Arc::clone(&self.group);
+        // A value may be large, and a codec slow: who brings the answer brings others too.
+        group.context.tasks.work(Work::Fetch, async move { (*self).land(answer) });
+    }
+}
+
+impl<V: Value> Pull<V> {
+    fn land(self, answer: Result<Answer, CallError>) {
+        let Self { group, lead, time_to_live, done, .. } = self;
+        let Ok(Answer { outcome: Outcome::Value(copy), .. }) = answer else {
+            return drop(lead.land(Err(Error::Closed), None));
+        };
+        let born = group.now().earlier(copy.age);
+        let settled = group
+            .decode(Bytes::copy_from_slice(&copy.value))
+            .and_then(|(value, _)| group.settle(Loaded { value: Some(value), time_to_live }, born, Place::Main));
+        match settled {
+            Ok((landed, keep)) => {
+                let landed = Landed { source: Source::Main, ..landed };
+                let (voided, _) = lead.land(Ok(landed), keep.map(|keep| Keep { place: Place::Main, ..keep }));
+                // Nobody may wait for it any more.
+                let _ = done.send(!voided && keep.is_some());
+            }
+            Err(error) => drop(lead.land(Err(error), None)),
+        }
+    }
+}
