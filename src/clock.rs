@@ -9,6 +9,10 @@ use tokio::time::Instant;
 
 use crate::time::Moment;
 
+/// The moment at which a clock is made. There are four years before it: a value that another node gave, and that is
+/// older than this one, has an age all the same.
+pub(crate) const MADE: Moment = Moment::from_secs(1 << 27);
+
 /// A node's clock: monotonic, and untouched by jumps of the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -29,7 +33,7 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> Moment {
-        Moment::after_start(self.start.elapsed())
+        MADE + self.start.elapsed()
     }
 
     /// A moment that has not been passed, for a tenth of what it takes to know which one it is.
@@ -43,7 +47,7 @@ impl Clock {
     #[inline]
     pub(crate) fn latest(&self) -> Moment {
         const LAG: Duration = Duration::from_secs(1);
-        Moment::START + Duration::from_nanos((last_tick() - self.last_tick).unsigned_abs()) + LAG
+        MADE + Duration::from_nanos((last_tick() - self.last_tick).unsigned_abs()) + LAG
     }
 
     /// A moment that has not been passed: elsewhere there is nothing to be had for less than the time itself.
@@ -88,7 +92,7 @@ mod tests {
     fn the_latest_that_it_can_be_is_later_than_it_is_and_not_by_much() {
         let clock = Clock::start();
         let mut now = clock.now();
-        while now < Moment::START + Duration::from_millis(50) {
+        while now < MADE + Duration::from_millis(50) {
             let latest = clock.latest();
             now = clock.now();
             assert!(now < latest, "{now:?} is later than {latest:?}");

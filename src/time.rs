@@ -1,7 +1,7 @@
 //! Time as the core sees it: a number that somebody hands in.
 //!
-//! A [`Moment`] counts nanoseconds since the node's clock was made. It means nothing to another node: what crosses the
-//! wire are durations. The one place that reads a clock is `clock.rs`.
+//! A [`Moment`] counts nanoseconds since some time before the node's clock was made. It means nothing to another node:
+//! what crosses the wire are durations. The one place that reads a clock is `clock.rs`.
 
 use std::ops::Add;
 use std::time::Duration;
@@ -11,11 +11,17 @@ use std::time::Duration;
 pub(crate) struct Moment(u64);
 
 impl Moment {
-    /// When the clock was made: earlier than every other moment.
+    /// Earlier than every other moment. (Clocks begin much later: what came into being before a clock was made has its
+    /// moment too.)
     pub(crate) const START: Self = Self(0);
 
     /// Later than every other moment: what never comes.
     pub(crate) const NEVER: Self = Self(u64::MAX);
+
+    /// So many seconds after the start: few enough for their nanoseconds to fit.
+    pub(crate) const fn from_secs(seconds: u64) -> Self {
+        Self(seconds * 1_000_000_000)
+    }
 
     pub(crate) fn after_start(elapsed: Duration) -> Self {
         Self(nanos(elapsed))
@@ -31,7 +37,7 @@ impl Moment {
         (self != Self::NEVER).then(|| self.since(now))
     }
 
-    /// This moment, or as much earlier as `by` says, but not before the clock began.
+    /// This moment, or as much earlier as `by` says, but not before the [start](Self::START).
     pub(crate) fn earlier(self, by: Duration) -> Self {
         if self == Self::NEVER { self } else { Self(self.0.saturating_sub(nanos(by))) }
     }

@@ -6,10 +6,9 @@ use tokio::sync::mpsc;
 
 use super::connection::{CONNECT_LIMIT, SILENCE_LIMIT};
 use super::*;
-use crate::clock::{Clock, sleep};
+use crate::clock::{Clock, MADE, sleep};
 use crate::key::Key;
 use crate::message::{After, Answer, Ask, Get, GetTerms, Outcome, Refusal, Reply, Request};
-use crate::time::Moment;
 use crate::transport::{Connection, Unreachable};
 
 /// Tells of the keys that it is asked for, and has none.
@@ -54,7 +53,7 @@ fn get(key: &str) -> Request {
 }
 
 fn elapsed(clock: Clock) -> Duration {
-    clock.now().since(Moment::default())
+    clock.now().since(MADE)
 }
 
 async fn works(connection: &Arc<dyn Connection>) -> bool {
