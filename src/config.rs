@@ -14,6 +14,8 @@ pub(crate) struct GroupConfig {
     pub(crate) hot_share: f64,
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) not_found_time_to_live: Duration,
+    pub(crate) refresh_after: Option<Duration>,
+    pub(crate) grace: Duration,
     pub(crate) jitter: f64,
     pub(crate) timeout: Duration,
     pub(crate) load_timeout: Duration,
@@ -31,6 +33,8 @@ impl Default for GroupConfig {
             hot_share: 0.25,
             time_to_live: None,
             not_found_time_to_live: Duration::from_secs(5),
+            refresh_after: None,
+            grace: Duration::ZERO,
             jitter: 0.1,
             timeout: Duration::from_secs(15),
             load_timeout: Duration::from_secs(10),
@@ -56,7 +60,14 @@ impl GroupConfig {
         not_zero("load_timeout", self.load_timeout)?;
         not_zero("load_queue_timeout", self.load_queue_timeout)?;
         not_zero("removal_timeout", self.removal_timeout)?;
-        self.time_to_live.map_or(Ok(()), |life| not_zero("time_to_live", life))
+        self.time_to_live.map_or(Ok(()), |life| not_zero("time_to_live", life))?;
+        let Some(refresh) = self.refresh_after else { return Ok(()) };
+        not_zero("refresh_after", refresh)?;
+        if self.time_to_live.is_some_and(|life| refresh >= life) {
+            let advice = "give less than `time_to_live`: what has expired is not refreshed, it is loaded again";
+            return Err(ConfigError::InvalidOption { option: "refresh_after", value: format!("{refresh:?}"), advice });
+        }
+        Ok(())
     }
 
     /// A life shortened by up to the jitter, so that what was loaded together does not expire together. `dice` is in
@@ -139,6 +150,18 @@ mod tests {
         NodeConfig::default().check().unwrap();
     }
 
+    /// Seconds to live, and up to the refresh.
+    fn lives(hard: u64, soft: u64) -> GroupConfig {
+        let [time_to_live, refresh_after] = [hard, soft].map(|seconds| Some(Duration::from_secs(seconds)));
+        GroupConfig { time_to_live, refresh_after, ..GroupConfig::default() }
+    }
+
+    #[test]
+    fn a_refresh_before_the_end_passes_and_one_of_what_has_no_end() {
+        lives(60, 59).check().unwrap();
+        GroupConfig { time_to_live: None, ..lives(60, 600) }.check().unwrap();
+    }
+
     #[test]
     fn what_cannot_be_is_refused_with_advice() {
         for (case, config) in [
@@ -147,6 +170,9 @@ mod tests {
             ("more than everything hot", GroupConfig { hot_share: 1.5, ..GroupConfig::default() }),
             ("not a number", GroupConfig { jitter: f64::NAN, ..GroupConfig::default() }),
             ("no time", GroupConfig { timeout: Duration::ZERO, ..GroupConfig::default() }),
+            ("a refresh at once", GroupConfig { refresh_after: Some(Duration::ZERO), ..GroupConfig::default() }),
+            ("a refresh when it is too late", lives(60, 60)),
+            ("a refresh later than that", lives(60, 61)),
             ("no life", GroupConfig { time_to_live: Some(Duration::ZERO), ..GroupConfig::default() }),
         ] {
             let error = config.check().expect_err(case);

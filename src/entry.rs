@@ -30,7 +30,8 @@ impl<V> Entry<V> {
         self.age
     }
 
-    /// What was left of the value's life when it was found; `None` if it has no limit.
+    /// What was left of the value's life when it was found; `None` if it has no limit. Zero if it was served beyond it,
+    /// in the stead of a load that failed ([`GroupBuilder::grace`](crate::GroupBuilder::grace)).
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         self.time_left

@@ -82,6 +82,14 @@ pub enum Error {
     NoRuntime,
 }
 
+impl Error {
+    /// Whether it says that the source could not be asked, or did not answer as it should: an old value may do better.
+    pub(crate) fn is_of_the_source(&self) -> bool {
+        // Not a value that is there and cannot be kept: that is for somebody to see.
+        matches!(self, Self::Load(_) | Self::LoadTimeout { .. } | Self::Busy)
+    }
+}
+
 /// What a loader failed with: a message, a code for programs, and on the node where it ran, the error itself.
 ///
 /// Whatever error a loader returns becomes one by itself. A loader that wants its callers to tell failures apart, also

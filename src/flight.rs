@@ -22,15 +22,23 @@ use std::task::{Context, Poll, Waker};
 use crate::entry::Source;
 use crate::error::Error;
 use crate::key::{HashedKey, KeyRef, Probe};
-use crate::time::Moment;
+use crate::lifespan::Lifespan;
+use crate::time::{Latest, Moment};
 
 /// What a flight brought: a value, or that there is none, and how long it lives.
 #[derive(Clone, Debug)]
 pub(crate) struct Landed<V> {
     pub(crate) value: Option<V>,
-    pub(crate) born: Moment,
-    pub(crate) expires: Moment,
+    pub(crate) life: Lifespan,
     pub(crate) source: Source,
+    /// Why the load failed in whose stead the old value is served.
+    pub(crate) failed: Option<Arc<Error>>,
+}
+
+impl<V> Landed<V> {
+    pub(crate) fn new(value: Option<V>, life: Lifespan, source: Source) -> Self {
+        Self { value, life, source, failed: None }
+    }
 }
 
 /// How a flight ended.
@@ -45,6 +53,8 @@ pub(crate) struct Flight<V> {
     hurried: AtomicBool,
     /// Whether it was voided: it is in no table any more, where those who look after flights would find it.
     alone: AtomicBool,
+    /// Who waits for it wants nothing that was born earlier.
+    oldest: Latest,
 }
 
 /// What those who wait and who lands it share.
@@ -87,9 +97,13 @@ impl<V> Flight<V> {
     /// A flight that somebody waits for from the start.
     fn awaited(key: HashedKey) -> (Arc<Self>, Wait<V>) {
         let state = State { outcome: Outcome::None, awaited: 1, sleepers: Sleepers::default() };
-        let flight =
-            Self { key, state: Mutex::new(state), hurried: AtomicBool::new(false), alone: AtomicBool::new(false) };
-        let flight = Arc::new(flight);
+        let flight = Arc::new(Self {
+            key,
+            state: Mutex::new(state),
+            hurried: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
+            oldest: Latest::default(),
+        });
         let wait = Wait { flight: Arc::clone(&flight), place: None, waits: true };
         (flight, wait)
     }
@@ -105,6 +119,21 @@ impl<V> Flight<V> {
 
     pub(crate) fn is_hurried(&self) -> bool {
         self.hurried.load(Ordering::SeqCst)
+    }
+
+    /// Somebody waits for it who wants nothing that was born earlier. A flight that has begun brings what it brings.
+    pub(crate) fn demand(&self, oldest: Moment) {
+        self.oldest.raise(oldest);
+    }
+
+    /// The strictest of the demands.
+    pub(crate) fn oldest(&self) -> Moment {
+        self.oldest.get()
+    }
+
+    /// Whether it was voided.
+    pub(crate) fn is_voided(&self) -> bool {
+        self.alone.load(Ordering::SeqCst)
     }
 
     /// Whether anybody waits for it.
@@ -222,7 +251,6 @@ pub(crate) struct Wait<V> {
 }
 
 impl<V> Wait<V> {
-    #[cfg(test)]
     pub(crate) fn flight(&self) -> &Arc<Flight<V>> {
         &self.flight
     }
@@ -363,6 +391,14 @@ impl<V, S: BuildHasher> Flights<V, S> {
     /// Voids the key's flight if it has begun.
     pub(crate) fn void(&mut self, key: KeyRef<'_>) {
         if let Some(berth) = self.berth(key) {
+            berth.void();
+        }
+    }
+
+    /// Voids the key's flight if it has begun without the demand for what was born no earlier.
+    pub(crate) fn void_unless(&mut self, key: KeyRef<'_>, oldest: Moment) {
+        let is_less = |flight: &Arc<Flight<V>>| flight.oldest() < oldest;
+        if let Some(berth) = self.berth(key).filter(|berth| berth.joinable.as_ref().is_some_and(is_less)) {
             berth.void();
         }
     }
@@ -599,7 +635,7 @@ mod tests {
             let mut waits: Vec<_> = std::iter::once(wait).chain((1..waiters).map(|_| flight.wait())).collect();
             let clones = Arc::new(AtomicUsize::new(0));
             let value = Some(Cloned(Arc::clone(&clones)));
-            flight.land(Ok(Landed { value, born: Moment::START, expires: Moment::NEVER, source: Source::Loader }));
+            flight.land(Ok(Landed::new(value, Lifespan::new(Moment::START, Moment::NEVER), Source::Loader)));
             for wait in &mut waits {
                 let landing = wait.poll_landing(&mut Context::from_waker(Waker::noop()));
                 assert!(matches!(landing, Poll::Ready(Ok(Landed { value: Some(_), .. }))));

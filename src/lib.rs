@@ -80,6 +80,7 @@ mod group;
 pub mod grpc;
 mod hits;
 mod key;
+mod lifespan;
 mod loader;
 mod member;
 mod membership;

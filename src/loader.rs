@@ -23,26 +23,36 @@ use crate::key::{HashedKey, Key};
 pub struct Loaded<V> {
     pub(crate) value: Option<V>,
     pub(crate) time_to_live: Option<Duration>,
+    pub(crate) refresh_after: Option<Duration>,
 }
 
 impl<V> Loaded<V> {
     /// A value.
     #[must_use]
     pub fn value(value: V) -> Self {
-        Self { value: Some(value), time_to_live: None }
+        Self { value: Some(value), time_to_live: None, refresh_after: None }
     }
 
     /// "There is none": callers get [`Error::NotFound`](crate::Error::NotFound) (or `None`), and it is remembered for a
     /// while.
     #[must_use]
     pub fn none() -> Self {
-        Self { value: None, time_to_live: None }
+        Self { value: None, time_to_live: None, refresh_after: None }
     }
 
     /// How long this one may be kept, instead of as long as the group says. Zero: not at all; who waits for it gets it.
     #[must_use]
     pub fn time_to_live(mut self, life: Duration) -> Self {
         self.time_to_live = Some(life);
+        self
+    }
+
+    /// After how long this one is refreshed, instead of after as long as
+    /// [the group says](crate::GroupBuilder::refresh_after). If that is no less than its time to live, it is not
+    /// refreshed, but loaded again once it has expired.
+    #[must_use]
+    pub fn refresh_after(mut self, age: Duration) -> Self {
+        self.refresh_after = Some(age);
         self
     }
 }
@@ -55,7 +65,7 @@ impl<V> From<V> for Loaded<V> {
 
 impl<V> From<Option<V>> for Loaded<V> {
     fn from(value: Option<V>) -> Self {
-        Self { value, time_to_live: None }
+        Self { value, time_to_live: None, refresh_after: None }
     }
 }
 

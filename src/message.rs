@@ -87,6 +87,8 @@ pub(crate) struct GetTerms {
     pub(crate) time_limit: Duration,
     /// Whether a loader asks: its load then takes no second permit.
     pub(crate) nested: bool,
+    /// How old the value may be when the request comes; `None`: whatever its limits allow.
+    pub(crate) max_age: Option<Duration>,
 }
 
 /// Asks for one key, of the node that serves it as its owner.
@@ -132,6 +134,8 @@ pub(crate) struct Insert {
     pub(crate) value: Option<Bytes>,
     /// How long the value lives; `None`: as long as the group's own values.
     pub(crate) time_to_live: Option<Duration>,
+    /// After how long it is refreshed; `None`: as the group's own values.
+    pub(crate) refresh_after: Option<Duration>,
 }
 
 /// The reply to an [`Ask`] of the same kind.
@@ -176,8 +180,12 @@ pub(crate) enum Outcome {
 pub(crate) struct Copy {
     pub(crate) value: Bytes,
     pub(crate) age: Duration,
-    /// `None`: the value lives until it is evicted or removed.
+    /// Up to its hard limit; `None`: the value lives until it is evicted or removed.
     pub(crate) left: Option<Duration>,
+    /// Up to its soft limit; `None`: there is none before the hard one. Zero: its successor is being loaded.
+    pub(crate) until_refresh: Option<Duration>,
+    /// What is left of its grace, from the hard limit or, beyond that, from now.
+    pub(crate) grace: Duration,
     /// Whether the answer waited for a load, rather than came from the cache.
     pub(crate) loaded: bool,
 }

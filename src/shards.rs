@@ -9,22 +9,28 @@
 //! `clone` that asks the group is forbidden: one that came back to its own shard would wait for itself as soon as
 //! somebody waits there to have the lock alone, who in turn waits for the first hit to end.
 
+mod lives;
 #[cfg(test)]
 mod tests;
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::clock::Clock;
 use crate::encoded::Encoded;
 use crate::entry::{Source, Value};
 use crate::error::{Error, LoadError};
 use crate::flight::{Flight, Flights, Join, Landed, Landing, Wait};
 use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::stats::CacheUsage;
-use crate::store::{Dropped, Entry, Found, Place, Store};
+use crate::store::{Dropped, Entry, Found, Place, Store, Told};
 use crate::time::Moment;
+
+pub(crate) use lives::Demand;
+use lives::Over;
 
 /// At most two loads of a key run on a node: a voided one and its successor.
 const LOADS_OF_A_KEY: usize = 2;
@@ -39,8 +45,8 @@ const SMALLEST_OF_FEW: usize = 64 << 10;
 /// So many shards for each core, that two threads seldom want the same one.
 const SHARDS_PER_CORE: usize = 4;
 
-/// A time at which everything is fresh: whether it still is, is asked of whoever looks, as only an entry whose life has
-/// an end is worth reading the clock for.
+/// A time at which nothing is due: whether it still is not, is asked of whoever looks, as only an entry whose life has
+/// a limit is worth reading the clock for.
 const EARLIEST: Moment = Moment::START;
 
 /// The two kinds of flight, each with a table of its own.
@@ -74,8 +80,8 @@ impl<V: Value> Shard<V> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
-        let Found { value, born, expires } = self.store.look(key, place, EARLIEST)?;
-        is_fresh(expires).then(|| Hit { value: value.cloned(), born, expires, place })
+        let found = self.store.look(key, place, EARLIEST)?;
+        is_fresh(found.due()).then(|| Hit::new(&found, place))
     }
 
     fn void(&mut self, key: KeyRef<'_>) {
@@ -103,9 +109,16 @@ pub(crate) struct Asked<V> {
 #[derive(Debug)]
 pub(crate) struct Hit<V> {
     pub(crate) value: Option<V>,
-    born: Moment,
-    expires: Moment,
+    pub(crate) told: Told,
     pub(crate) place: Place,
+}
+
+impl<V: Clone> Hit<V> {
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
+    fn new(found: &Found<'_, V>, place: Place) -> Self {
+        Self { value: found.value().cloned(), told: found.told(), place }
+    }
 }
 
 impl<V> Hit<V> {
@@ -120,13 +133,16 @@ impl<V> Hit<V> {
 impl<V> From<Hit<V>> for Landed<V> {
     fn from(hit: Hit<V>) -> Self {
         let source = hit.source();
-        Self { value: hit.value, born: hit.born, expires: hit.expires, source }
+        let life = hit.told.life();
+        Self::new(hit.value, life, source)
     }
 }
 
 /// What a look into the cache led to.
 pub(crate) enum Look<V: Value> {
     Found(Landed<V>),
+    /// A value that is past its soft limit, and a new flight, to lead behind it.
+    PastSoft(Landed<V>, Lead<V>),
     /// Somebody else's flight, to wait for.
     Joined(Wait<V>),
     /// A new flight, to lead and to wait for.
@@ -155,14 +171,22 @@ pub(crate) struct Shards<V> {
     shards: Box<[RwLock<Shard<V>>]>,
     seed: u64,
     largest: usize,
+    clock: Clock,
 }
 
 impl<V: Value> Shards<V> {
     /// Shards for `capacity` bytes, of which hot entries may take `hot_share`. `random` gives the seeds of this
     /// process.
     ///
-    /// `encoded_share` is the part of the capacity that keeps encoded values for peers; 0 if they are not worth it.
-    pub(crate) fn new(capacity: usize, hot_share: f64, encoded_share: f64, random: impl Fn() -> u64) -> Self {
+    /// `encoded_share` is the part of the capacity that keeps encoded values for peers; 0 if they are not worth it. The
+    /// `clock` is read when a load has failed, and only then.
+    pub(crate) fn new(
+        capacity: usize,
+        (hot_share, encoded_share): (f64, f64),
+        grace: Duration,
+        clock: Clock,
+        random: impl Fn() -> u64,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let few = (capacity / SMALLEST_OF_FEW).clamp(1, FEW_SHARDS);
         let affordable = (capacity / SMALLEST_SHARD).max(few);
@@ -173,7 +197,7 @@ impl<V: Value> Shards<V> {
         let hot_budget = part(budget, hot_share);
         let shard = || {
             RwLock::new(Shard {
-                store: Store::new(budget, hot_budget, random()),
+                store: Store::new(budget, hot_budget, grace, random()),
                 encoded: (encoded_budget > 0).then(|| Encoded::new(encoded_budget, random())),
                 changes: 0,
                 loads: Flights::new(LOADS_OF_A_KEY, Seeded(random())),
@@ -184,6 +208,7 @@ impl<V: Value> Shards<V> {
             shards: (0..count).map(|_| shard()).collect(),
             seed: random() | 1,
             largest: budget.min(Store::<V>::LARGEST),
+            clock,
         }
     }
 
@@ -197,7 +222,7 @@ impl<V: Value> Shards<V> {
     /// The same for a peer, which wants the value's bytes.
     pub(crate) fn look_encoded(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Asked<V>> {
         let shard = self.shared(key);
-        let hit = shard.look(key, place, |expires| now < expires)?;
+        let hit = shard.look(key, place, |due| now < due)?;
         let encoded = shard.encoded.as_ref().and_then(|encoded| encoded.get(key));
         Some(Asked { hit, encoded, changes: shard.changes })
     }
@@ -213,29 +238,58 @@ impl<V: Value> Shards<V> {
         }
     }
 
+    /// The entry of a key that is past its soft limit, where no flight can be started.
+    pub(crate) fn past_soft(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Hit<V>> {
+        self.shared(key).past_soft(key, place, now)
+    }
+
     /// The entry of a key, touching nothing.
     pub(crate) fn peek(&self, key: KeyRef<'_>, is_fresh: impl FnOnce(Moment) -> bool) -> Option<V> {
         let shard = self.shared(key);
         let found = shard.store.peek(key, EARLIEST)?;
-        found.value.filter(|_| is_fresh(found.expires)).cloned()
+        found.value().filter(|_| is_fresh(found.end())).cloned()
     }
 
-    /// The entry of a key, or else its flight: one look, so that no race between the two loads twice.
-    pub(crate) fn look_or_join(self: &Arc<Self>, key: KeyRef<'_>, place: Place, kind: Kind, now: Moment) -> Look<V> {
+    /// The entry of a key, or else its flight: one look, so that no race between the two loads twice. An entry past its
+    /// soft limit is served, and who finds it first leads the flight that brings its successor.
+    pub(crate) fn look_or_join(
+        self: &Arc<Self>,
+        key: KeyRef<'_>,
+        place: Place,
+        kind: Kind,
+        demand: Demand,
+        now: Moment,
+    ) -> Look<V> {
         let mut dropped = Dropped::default();
         let mut shard = self.exclusive(key);
-        if let Some(hit) = shard.look(key, place, |expires| now < expires) {
+        if let Some(hit) = shard.look(key, place, |due| now < due).filter(|hit| demand.is_met_by(hit)) {
             return Look::Found(hit.into());
         }
+        let past_soft = shard.past_soft(key, place, now).filter(|hit| demand.is_met_by(hit));
         shard.store.missed(key, now, &mut dropped);
+        let over = Over::of(&shard.store, key, place, past_soft.as_ref());
+        let flights = shard.flights(kind);
+        if kind == Kind::Fetch {
+            flights.void_unless(key, demand.oldest);
+        }
         // A fetch does not queue: it begins with its message, which is about to be sent.
-        let begun = kind == Kind::Fetch;
-        match shard.flights(kind).join(key, begun) {
-            Join::Joined(wait) => Look::Joined(wait),
-            Join::New(flight, wait) => {
-                drop(shard);
-                Look::Lead(Lead { shards: Arc::clone(self), flight, kind, begun, on_board: true }, wait)
-            }
+        let begins = kind == Kind::Fetch;
+        let (new, wait) = match flights.join(key, begins) {
+            Join::Joined(wait) => (None, wait),
+            Join::New(flight, wait) => (Some(flight), wait),
+        };
+        wait.flight().demand(if kind == Kind::Load { demand.of(place) } else { demand.oldest });
+        if past_soft.is_some() {
+            shard.store.begin_refresh(key);
+        }
+        drop(shard);
+        let lead =
+            new.map(|flight| Lead { shards: Arc::clone(self), flight, kind, over, begun: begins, on_board: true });
+        match (past_soft, lead) {
+            (Some(hit), Some(lead)) => Look::PastSoft(hit.into(), lead),
+            (Some(hit), None) => Look::Found(hit.into()),
+            (None, Some(lead)) => Look::Lead(lead, wait),
+            (None, None) => Look::Joined(wait),
         }
     }
 
@@ -357,6 +411,8 @@ pub(crate) struct Lead<V: Value> {
     shards: Arc<Shards<V>>,
     flight: Arc<Flight<V>>,
     kind: Kind,
+    /// What was held for the key when the flight was started.
+    over: Over,
     begun: bool,
     /// Cleared once the duty is done or handed on.
     on_board: bool,
@@ -378,7 +434,7 @@ impl<V: Value> Lead<V> {
         let shards = Arc::clone(&self.shards);
         let key = self.flight.key().clone();
         let mut shard = shards.exclusive(key.as_ref());
-        if let Some(hit) = shard.look(key.as_ref(), place, |expires| now < expires) {
+        if let Some(hit) = shard.look(key.as_ref(), place, |due| now < due).filter(|hit| self.is_met_by(hit)) {
             drop(shard);
             let next = self.land(Ok(hit.into()), None).1;
             debug_assert!(next.is_none(), "nothing is parked behind a flight that can be joined");
@@ -396,7 +452,10 @@ impl<V: Value> Lead<V> {
     /// Lands the flight: takes it out of the table, keeps its value if `keep` says where and no removal has voided it,
     /// and wakes who waits. Returns whether it was voided, and the lead of a parked flight of the key that may now
     /// begin.
+    ///
+    /// If it failed and there is an old value that may be served in its stead, that is what it brings.
     pub(crate) fn land(mut self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
+        let landing = self.relieved(landing);
         self.set_down(landing, keep)
     }
 
@@ -412,8 +471,7 @@ impl<V: Value> Lead<V> {
         // Cloned first: a clone is the user's code, and if it panics the flight is still on board, and lands as failed.
         let mut kept = match (&landing, keep) {
             (Ok(landed), Some(keep)) => {
-                let Landed { born, expires, .. } = *landed;
-                Some((Entry { value: landed.value.clone(), weight: keep.weight, born, expires }, keep.place))
+                Some((Entry { value: landed.value.clone(), weight: keep.weight, life: landed.life }, keep.place))
             }
             _ => None,
         };
@@ -428,6 +486,8 @@ impl<V: Value> Lead<V> {
                 let place = self.place_of(&shard.store, &entry, place);
                 shard.change(key.as_ref());
                 shard.store.insert(key.as_ref(), entry, place, &mut dropped);
+            } else if !ended.voided {
+                self.leave_or_drop_old(&mut shard, &landing, &mut dropped);
             }
             ended
         };
@@ -436,6 +496,7 @@ impl<V: Value> Lead<V> {
             shards: Arc::clone(&self.shards),
             flight,
             kind: self.kind,
+            over: Over::nothing(self.over.place),
             begun: false,
             on_board: true,
         });

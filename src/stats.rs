@@ -205,6 +205,8 @@ counters! {
     Loads of LoadCounters {
         /// Keys that the loader was called with.
         started,
+        /// Of those keys, the ones whose old value was served meanwhile: it had passed its soft limit.
+        refreshes,
         /// Calls of the loader; fewer than keys only with a batch loader.
         calls,
         /// Keys that ended with a value.
@@ -275,7 +277,7 @@ pub struct CacheUsage {
     pub encoded_bytes: u64,
     /// Entries that had to go because room was needed.
     pub evictions: u64,
-    /// Entries that had outlived their time.
+    /// Entries that had outlived their time, and their grace: met by a get, or by the sweep.
     pub expiries: u64,
     /// Entries that were not kept because they are larger than a shard of the cache allows.
     pub refusals: u64,

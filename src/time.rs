@@ -4,6 +4,7 @@
 //! what crosses the wire are durations. The one place that reads a clock is `clock.rs`.
 
 use std::ops::Add;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A point in this node's time.
@@ -49,6 +50,47 @@ impl Add<Duration> for Moment {
 
     fn add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(nanos(duration)))
+    }
+}
+
+/// The first of the moments that it was told, since it was reset.
+#[derive(Debug)]
+pub(crate) struct Earliest(AtomicU64);
+
+impl Default for Earliest {
+    fn default() -> Self {
+        Self(AtomicU64::new(Moment::NEVER.0))
+    }
+}
+
+impl Earliest {
+    pub(crate) fn lower(&self, moment: Moment) {
+        // Most moments are later, and need not be written anywhere.
+        if moment < self.get() {
+            self.0.fetch_min(moment.0, Ordering::SeqCst);
+        }
+    }
+
+    pub(crate) fn reset(&self) {
+        self.0.store(Moment::NEVER.0, Ordering::SeqCst);
+    }
+
+    pub(crate) fn get(&self) -> Moment {
+        Moment(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A moment that is only ever made later.
+#[derive(Debug, Default)]
+pub(crate) struct Latest(AtomicU64);
+
+impl Latest {
+    pub(crate) fn raise(&self, moment: Moment) {
+        self.0.fetch_max(moment.0, Ordering::SeqCst);
+    }
+
+    pub(crate) fn get(&self) -> Moment {
+        Moment(self.0.load(Ordering::SeqCst))
     }
 }
 

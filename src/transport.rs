@@ -84,8 +84,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
         wanted: &[Wanted],
         _room: usize,
     ) -> Vec<Served> {
-        let asked = wanted.iter().map(|Wanted { key, time_limit, after }| {
-            let terms = GetTerms { time_limit: *time_limit, ..terms.clone() };
+        let asked = wanted.iter().map(|Wanted { key, time_limit, max_age, after }| {
+            let terms = GetTerms { time_limit: *time_limit, max_age: *max_age, ..terms.clone() };
             let ask = Ask::Get(Get { terms, key: Key::new(key), after: after.clone() });
             let (handler, request) = (Arc::clone(&self), Request { sender: sender.cloned(), ask });
             let answer = async move {
@@ -105,6 +105,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
 pub(crate) struct Wanted {
     pub(crate) key: Bytes,
     pub(crate) time_limit: Duration,
+    /// As in [`GetTerms`].
+    pub(crate) max_age: Option<Duration>,
     pub(crate) after: After,
 }
 

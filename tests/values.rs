@@ -528,7 +528,7 @@ async fn a_value_lives_exactly_as_long_as_the_group_says_or_the_loader_for_this_
         let _ = group.get_opt(key).await;
         assert_eq!(runs.total(), before + 2, "{key}");
     }
-    assert_eq!(group.stats().cache.expiries, 5);
+    assert!(group.stats().cache.expiries >= 5, "found by gets; and some that nobody asked for again, by the sweep");
 }
 
 #[tokio::test(start_paused = true)]

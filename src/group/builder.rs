@@ -162,8 +162,39 @@ impl<C, L> GroupBuilder<C, L> {
         self
     }
 
+    /// After how long a value is refreshed: its **soft limit**, from the end of its load, unless the loader says
+    /// otherwise for this one ([`Loaded::refresh_after`](crate::Loaded::refresh_after)). Default: never. It must be
+    /// above zero and less than [`time_to_live`](Self::time_to_live).
+    ///
+    /// From then on the value is still served at once, and the first get that meets it starts one load behind it: one
+    /// in the whole cluster, since copies on other nodes ask the owner. So nobody waits for keys that are asked for,
+    /// and what nobody asks for is not refreshed. If that load fails, the old value is served on, and the next load
+    /// waits: a quarter of a second, then twice as long each time, up to 16 s. It is shortened as the life is (see
+    /// [`jitter`](Self::jitter)), and kept to a part in 500.
+    pub fn refresh_after(mut self, age: Duration) -> Self {
+        self.config.refresh_after = Some(age);
+        self
+    }
+
+    /// How long beyond its [`time_to_live`](Self::time_to_live) a value is served when its loads fail. Default: zero,
+    /// not at all.
+    ///
+    /// Beyond its life a value is loaded again, and who asks waits for that. If the loader fails, runs into its limit,
+    /// or cannot be called ([`Error::Busy`](crate::Error::Busy)), the old value is served instead of the error;
+    /// [`Entry::age`](crate::Entry::age) tells how old it is, and its [`time_left`](crate::Entry::time_left) is zero.
+    /// The next load waits: a quarter of a second at first, then twice as long each time, up to 16 s; meanwhile the old
+    /// value is served at once. When the grace is over it is the error again. A loader that says that there is no value
+    /// does not fail: the old one goes.
+    ///
+    /// Values stay in the cache for their grace, and can be evicted as any other. It counts in whole microseconds.
+    pub fn grace(mut self, time: Duration) -> Self {
+        self.config.grace = Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        self
+    }
+
     /// By what part of itself a life is shortened at most, at random, so that entries that were loaded together do not
-    /// expire together; from 0.0 to 1.0. Default: 0.1.
+    /// expire together, nor are refreshed together: a soft limit is shortened by the same part. From 0.0 to 1.0.
+    /// Default: 0.1.
     pub fn jitter(mut self, part: f64) -> Self {
         self.config.jitter = part;
         self

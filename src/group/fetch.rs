@@ -21,12 +21,13 @@ use crate::clock;
 use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Landed, Landing};
+use crate::lifespan::Lifespan;
 use crate::loader::Inside;
 use crate::member::NodeName;
 use crate::message::{After, Answer, Copy, GetTerms, Outcome, Refusal};
 use crate::peers::{Peer, View};
 use crate::route::{self, Next, Role, Route};
-use crate::shards::{Keep, Lead};
+use crate::shards::{Demand, Keep, Lead};
 use crate::store::Place;
 use crate::tasks::Work;
 use crate::time::Moment;
@@ -48,6 +49,8 @@ pub(super) struct Terms {
     pub(super) limit: Duration,
     /// The load from inside of which the fetch was asked for.
     pub(super) outer: Option<Arc<Inside>>,
+    /// What who started it is content with.
+    pub(super) demand: Demand,
 }
 
 /// A fetch of some keys from one peer, on its way. Each key comes back by itself.
@@ -80,7 +83,8 @@ struct Fetch<V: Value> {
 impl<V: Value> Asker for Fetch<V> {
     fn patience(&self) -> Option<Duration> {
         let left = self.trip.until().since(self.trip.group.now());
-        (!left.is_zero() && self.lead.flight().is_awaited()).then_some(left)
+        let is_wanted = self.lead.flight().is_awaited() || self.lead.refreshes();
+        (!left.is_zero() && is_wanted).then_some(left)
     }
 
     fn take(self: Box<Self>, answer: Result<Answer, CallError>) {
@@ -110,10 +114,16 @@ impl<V: Value> Fetch<V> {
         let way = now.since(trip.sent).saturating_sub(answer.held);
         trip.peer().note_way(way);
         trip.record("answered");
-        let peer = trip.peer().name();
+        let (peer, age) = (trip.peer().name(), age_of(&answer));
         match answer.outcome {
-            Outcome::Value(copy) => match group.receive(peer, copy, now.earlier(way)) {
-                Ok((landed, keep)) => group.land_fetch(lead, Ok(landed), keep),
+            Outcome::Value(copy) => match group.receive(peer, copy, now.earlier(way), lead.succeeds()) {
+                Ok((mut landed, keep)) => {
+                    if trip.is_heeded(age, answer.held) {
+                        // What was born no earlier than that was not, however long the way may have been.
+                        landed.life.born = landed.life.born.max(trip.terms.demand.oldest);
+                    }
+                    group.land_fetch(lead, Ok(landed), keep);
+                }
                 Err(error) => {
                     // Once for all: what does not decode here will not tomorrow.
                     if group.fetches.undecoded.first() {
@@ -184,7 +194,7 @@ impl<V: Value> Inner<V> {
     ) {
         if view.peer(node).is_none() {
             // A route never leads to this node itself; if one did, this would be what to do.
-            return self.load_instead_aside(leads.collect(), terms.outer);
+            return self.load_instead_aside(leads.collect(), terms);
         }
         self.context.tasks.begin();
         let (group, span, unserved) = (Arc::clone(self), Span::none(), Mutex::default());
@@ -219,25 +229,38 @@ impl<V: Value> Inner<V> {
     /// A peer's word that there is no value. It is remembered there, not here.
     fn none_at(&self, peer: &NodeName) -> Landed<V> {
         let now = self.now();
-        Landed { value: None, born: now, expires: now, source: Source::Peer(peer.clone()) }
+        Landed::new(None, Lifespan::new(now, now), Source::Peer(peer.clone()))
     }
 
-    /// A copy that a peer sent, `at` the moment it was as old as it says. One in so many is kept.
-    fn receive(&self, peer: &NodeName, copy: Copy, at: Moment) -> Result<(Landed<V>, Option<Keep>), Error> {
-        let keep = self.config.hot_share > 0.0 && clock::dice() * KEEP_ONE_IN < 1.0;
+    /// A copy that a peer sent, `at` the moment it was as old as it says. One in so many is kept, and what takes over
+    /// from an older copy; but for those that have hardly any life left: their owner is about to have a newer one.
+    fn receive(
+        &self,
+        peer: &NodeName,
+        copy: Copy,
+        at: Moment,
+        succeeds: bool,
+    ) -> Result<(Landed<V>, Option<Keep>), Error> {
+        let lasts = copy.left != Some(Duration::ZERO) && copy.until_refresh != Some(Duration::ZERO);
+        let keep = lasts && self.config.hot_share > 0.0 && (succeeds || clock::dice() * KEEP_ONE_IN < 1.0);
         // What is kept is copied first: a slice would keep the whole message that it came in alive.
         let bytes = if keep { Bytes::copy_from_slice(&copy.value) } else { copy.value };
         let (value, weight) = self.decode(bytes)?;
-        let landed = Landed {
-            value: Some(value),
+        let end = |left: Option<Duration>| left.map_or(Moment::NEVER, |left| at + left);
+        let grace = self.config.grace;
+        let life = Lifespan {
             born: at.earlier(copy.age),
-            expires: copy.left.map_or(Moment::NEVER, |left| at + left),
-            source: Source::Peer(peer.clone()),
+            soft: end(copy.until_refresh),
+            hard: end(copy.left),
+            // The group's own, which is the same on all nodes, or else none: never a longer one than the original has.
+            grace: !grace.is_zero() && copy.grace >= grace,
         };
+        let landed = Landed::new(Some(value), life, Source::Peer(peer.clone()));
         Ok((landed, keep.then_some(Keep { place: Place::Hot, weight })))
     }
 
-    fn land_fetch(&self, lead: Lead<V>, landing: Landing<V>, keep: Option<Keep>) {
+    fn land_fetch(self: &Arc<Self>, lead: Lead<V>, landing: Landing<V>, keep: Option<Keep>) {
+        self.sweep_after(&landing, keep);
         let (voided, next) = lead.land(landing, keep);
         if voided {
             self.fetches.voided.one();
@@ -264,19 +287,20 @@ impl<V: Value> Inner<V> {
             self.embark(view, (node, Role::StandIn), leads.into_iter(), terms, trip.started, self.now());
         }
         if !here.is_empty() {
-            self.load_instead_aside(here, trip.terms.outer.clone());
+            self.load_instead_aside(here, trip.terms.clone());
         }
     }
 
-    fn load_instead_aside(self: &Arc<Self>, leads: Vec<Lead<V>>, outer: Option<Arc<Inside>>) {
+    fn load_instead_aside(self: &Arc<Self>, leads: Vec<Lead<V>>, terms: Terms) {
         let group = Arc::clone(self);
-        self.context.tasks.work(Work::Fetch, async move { group.load_instead(outer.as_ref(), leads).await });
+        self.context.tasks.work(Work::Fetch, async move { group.load_instead(&terms, leads).await });
     }
 
     /// Lands fetches by loads of this node. The loads keep their values themselves, as copies of keys that others own.
-    async fn load_instead(self: &Arc<Self>, outer: Option<&Arc<Inside>>, leads: Vec<Lead<V>>) {
+    async fn load_instead(self: &Arc<Self>, terms: &Terms, leads: Vec<Lead<V>>) {
         self.fetches.loaded_here.add(leads.len() as u64);
-        let boarded = self.board_loads(leads.iter().map(Lead::key), outer);
+        let keys = leads.iter().map(|lead| (lead.key(), terms.demand));
+        let boarded = self.board_loads(keys, terms.outer.as_ref());
         // A loader may have joined the fetch since it began: what the fetch now waits for must not stand in line behind
         // that loader.
         for lead in leads.iter().filter(|lead| lead.flight().is_hurried()) {
@@ -303,6 +327,19 @@ impl<V: Value> Trip<V> {
         self.started + self.terms.limit
     }
 
+    /// How old a value may be by the time the question is there, if that is limited.
+    fn max_age(&self) -> Option<Duration> {
+        let oldest = self.terms.demand.oldest;
+        (oldest > Moment::START).then(|| self.sent.since(oldest))
+    }
+
+    /// Whether the peer has heeded that: what it answered was no older when the question came. (One of an earlier
+    /// version does not know of it.)
+    fn is_heeded(&self, age: Duration, held: Duration) -> bool {
+        // All three were rounded to microseconds.
+        self.max_age().is_some_and(|most| age <= most + held + Duration::from_micros(2))
+    }
+
     fn peer(&self) -> &Peer {
         // There is one: it was looked at before the trip began.
         self.view.peer(self.node).map_or_else(|| unreachable!("a trip leads to a peer"), Arc::as_ref)
@@ -317,6 +354,7 @@ impl<V: Value> Trip<V> {
             schema: group.config.schema,
             time_limit: self.until().since(self.sent),
             nested: self.terms.outer.is_some(),
+            max_age: self.max_age(),
         };
         let mut questions = leads.map(|lead| {
             let key = lead.key().key.clone();
@@ -352,6 +390,13 @@ impl<V: Value> Trip<V> {
 
     fn unserved(&self) -> MutexGuard<'_, Vec<(Next, Lead<V>)>> {
         self.unserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn age_of(answer: &Answer) -> Duration {
+    match &answer.outcome {
+        Outcome::Value(copy) => copy.age,
+        _ => Duration::ZERO,
     }
 }
 

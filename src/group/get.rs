@@ -21,13 +21,15 @@ use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::loader::Inside;
 use crate::peers::View;
 use crate::route::{Role, Route};
-use crate::shards::{Hit, Kind, Lead, Look};
+use crate::shards::{Demand, Hit, Kind, Lead, Look};
 use crate::stats::Tally;
+use crate::store::Told;
 use crate::time::Moment;
 use crate::token::Token;
 
 use super::fetch::Terms;
 use super::inner::Inner;
+use super::wish::{Judged, Wish};
 
 /// What asking for a key led to.
 enum Asked<V: Value> {
@@ -53,7 +55,7 @@ pub(super) struct Get<'a, V: Value, F> {
     pub(super) missed: Option<BoxFuture<'a, Landing<V>>>,
 }
 
-impl<V: Value, T, F: Fn(Landed<V>) -> Result<T, Error> + Unpin> Future for Get<'_, V, F> {
+impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error> + Unpin> Future for Get<'_, V, F> {
     type Output = Result<T, Error>;
 
     #[inline]
@@ -64,17 +66,21 @@ impl<V: Value, T, F: Fn(Landed<V>) -> Result<T, Error> + Unpin> Future for Get<'
             if let Some(answer) = get.group.hit(key, &get.answer) {
                 return Poll::Ready(answer);
             }
-            get.missed = Some(get.group.get_missed(key, get.limit));
+            get.missed = Some(get.group.get_missed(key, get.limit, Wish::default()));
         }
         get.poll_missed(context)
     }
 }
 
-impl<V: Value, T, F: Fn(Landed<V>) -> Result<T, Error>> Get<'_, V, F> {
+impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'_, V, F> {
     #[cold]
+    #[inline(never)]
     fn poll_missed(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Error>> {
         let Some(missed) = &mut self.missed else { return Poll::Pending };
-        missed.poll_unpin(context).map(|landing| (self.answer)(landing?))
+        missed.poll_unpin(context).map(|landing| {
+            let Landed { value, life, source, .. } = landing?;
+            (self.answer)(value, life.into(), source)
+        })
     }
 }
 
@@ -98,7 +104,11 @@ struct Departures<V: Value> {
 impl<V: Value> Inner<V> {
     /// One key, for a caller, if it is here. This is all that a hit costs: no task, no allocation, no span unless
     /// somebody listens.
-    fn hit<T>(&self, key: KeyRef<'_>, answer: impl Fn(Landed<V>) -> Result<T, Error>) -> Option<Result<T, Error>> {
+    fn hit<T>(
+        &self,
+        key: KeyRef<'_>,
+        answer: impl Fn(Option<V>, Told, Source) -> Result<T, Error>,
+    ) -> Option<Result<T, Error>> {
         if is_traced() || self.context.tasks.is_closed() || key.is_too_long() {
             return None;
         }
@@ -108,23 +118,30 @@ impl<V: Value> Inner<V> {
         tally.counted();
         let hit = hit?;
         self.hits.one(hit.place, hit.value.is_some());
-        Some(answer(hit.into()))
+        let source = hit.source();
+        Some(answer(hit.value, hit.told, source))
     }
 
     /// One key, for a caller, that was no hit, or that more is to be done for. The limit is the group's if none is
     /// given.
     #[cold]
-    fn get_missed<'a>(self: &'a Arc<Self>, key: KeyRef<'a>, limit: Option<Duration>) -> BoxFuture<'a, Landing<V>> {
+    pub(super) fn get_missed<'a>(
+        self: &'a Arc<Self>,
+        key: KeyRef<'a>,
+        limit: Option<Duration>,
+        wish: Wish,
+    ) -> BoxFuture<'a, Landing<V>> {
         let limit = limit.unwrap_or(self.config.timeout);
         Box::pin(async move {
             let tally = Tally::new(&self.gets);
             let span = tracing::trace_span!("group.get", group = %self.name, outcome = tracing::field::Empty);
             // If nobody listens, it was looked for already.
-            let looked = if is_traced() { self.look_for_caller(key) } else { self.check_caller(key).map(|_| None) };
+            let is_plain = is_traced() && !wish.is_any();
+            let looked = if is_plain { self.look_for_caller(key) } else { self.check_caller(key).map(|_| None) };
             let landing = match looked {
                 Ok(Some(hit)) => Ok(hit.into()),
-                Ok(None) if span.is_disabled() => self.get_missing(key, limit, false).await,
-                Ok(None) => self.get_missing(key, limit, false).instrument(span.clone()).await,
+                Ok(None) if span.is_disabled() => self.get_missing(key, limit, wish, false).await,
+                Ok(None) => self.get_missing(key, limit, wish, false).instrument(span.clone()).await,
                 Err(error) => Err(error),
             };
             span.record("outcome", outcome(&landing));
@@ -163,20 +180,33 @@ impl<V: Value> Inner<V> {
     }
 
     /// The part of a get that waits. `has_joined` says whether it has been counted as one that joined a flight.
-    async fn get_missing(self: &Arc<Self>, key: KeyRef<'_>, limit: Duration, has_joined: bool) -> Landing<V> {
-        self.context.check_runtime()?;
+    async fn get_missing(
+        self: &Arc<Self>,
+        key: KeyRef<'_>,
+        limit: Duration,
+        wish: Wish,
+        has_joined: bool,
+    ) -> Landing<V> {
         let started = self.now();
+        let demand = wish.demand(started);
+        if let Err(error) = self.context.check_runtime() {
+            return self.hit_without_runtime(key, wish).map(Landed::from).ok_or(error);
+        }
         let mut has_joined = has_joined;
         let (mut now, mut left) = (started, limit);
+        // Whether the peers do not heed the wish, so that only a load here will do.
+        let mut here = false;
         loop {
             let inside = Inside::current();
             let view = self.context.peers.view_owned();
-            let (asked, departure) = self.ask(key, &view, inside.as_ref(), now)?;
+            let route = if here { Route::Load } else { view.route(key.hash) };
+            let (asked, departure) = self.ask(key, (&view, route), inside.as_ref(), demand, now)?;
             if let Some(Departure { lead, route }) = departure {
                 match route {
                     Route::Load => self.start_loads(vec![lead], inside.as_ref()),
                     Route::Fetch(node, role) => {
-                        self.start_fetch(view, (node, role), std::iter::once(lead), self.terms(left, inside), now);
+                        let terms = self.terms(left, inside, demand);
+                        self.start_fetch(view, (node, role), std::iter::once(lead), terms, now);
                     }
                 }
             }
@@ -187,9 +217,13 @@ impl<V: Value> Inner<V> {
             if joined && !mem::replace(&mut has_joined, true) {
                 self.gets.joined.one();
             }
-            let landing = self.landing_within(flight, left, now).await;
-            if !joined || !is_others_limit(&landing) {
-                return landing.map_err(|error| own_limit(error, limit));
+            let landing = wish.judged(self.landing_within(flight, left, now).await, demand);
+            match landing {
+                Judged::TooOld => here |= !joined,
+                Judged::Landing(landing) if !joined || !is_others_limit(&landing) => {
+                    return landing.map_err(|error| own_limit(error, limit));
+                }
+                Judged::Landing(_) => {}
             }
             now = self.now();
             left = limit.saturating_sub(now.since(started));
@@ -238,8 +272,12 @@ impl<V: Value> Inner<V> {
         if let Some(hit) = self.look_for_caller(key)? {
             return Ok(Asked::Found(hit.into()));
         }
-        self.context.check_runtime()?;
-        let (asked, departure) = self.ask(key, &departures.view, departures.inside.as_ref(), departures.now)?;
+        if let Err(error) = self.context.check_runtime() {
+            return self.hit_without_runtime(key, Wish::default()).map(|hit| Asked::Found(hit.into())).ok_or(error);
+        }
+        let view = &departures.view;
+        let (inside, now) = (departures.inside.as_ref(), departures.now);
+        let (asked, departure) = self.ask(key, (view, view.route(key.hash)), inside, Demand::NONE, now)?;
         match departure {
             Some(Departure { lead, route: Route::Load }) => departures.loads.push(lead),
             Some(Departure { lead, route: Route::Fetch(node, role) }) => {
@@ -264,7 +302,7 @@ impl<V: Value> Inner<V> {
         if joined && is_others_limit(&landing) {
             let left = limit.saturating_sub(self.now().since(started));
             // Whatever it waits for now, the caller's limit is the one that it was given.
-            return self.get_missing(key, left, true).await.map_err(|error| own_limit(error, limit));
+            return self.get_missing(key, left, Wish::default(), true).await.map_err(|error| own_limit(error, limit));
         }
         landing
     }
@@ -273,20 +311,21 @@ impl<V: Value> Inner<V> {
     fn ask(
         self: &Arc<Self>,
         key: KeyRef<'_>,
-        view: &View,
+        (view, route): (&View, Route),
         inside: Option<&Arc<Inside>>,
+        demand: Demand,
         now: Moment,
     ) -> Result<(Asked<V>, Option<Departure<V>>), Error> {
         if inside.is_some_and(|inside| inside.loads(self.id, key.bytes)) {
             return Err(Error::Recursive);
         }
-        let route = view.route(key.hash);
         let kind = match route {
             Route::Load => Kind::Load,
             Route::Fetch(..) => Kind::Fetch,
         };
-        Ok(match self.shards.look_or_join(key, view.place(key.hash), kind, now) {
+        Ok(match self.shards.look_or_join(key, view.place(key.hash), kind, demand, now) {
             Look::Found(found) => (Asked::Found(found), None),
+            Look::PastSoft(found, lead) => (Asked::Found(found), Some(Departure { lead, route })),
             Look::Joined(flight) => {
                 if inside.is_some() {
                     flight.hurry();
@@ -304,15 +343,23 @@ impl<V: Value> Inner<V> {
         if !loads.is_empty() {
             self.start_loads(loads, inside.as_ref());
         }
-        let terms = self.terms(limit, inside);
+        let terms = self.terms(limit, inside, Demand::NONE);
         for (to, leads) in fetches {
             self.start_fetch(Arc::clone(&view), to, leads.into_iter(), terms.clone(), now);
         }
     }
 
     /// Others may join the flight who wait for longer than this caller: it takes the longer of the two limits.
-    fn terms(&self, limit: Duration, inside: Option<Arc<Inside>>) -> Terms {
-        Terms { limit: limit.max(self.config.timeout), outer: inside }
+    fn terms(&self, limit: Duration, inside: Option<Arc<Inside>>, demand: Demand) -> Terms {
+        Terms { limit: limit.max(self.config.timeout), outer: inside, demand }
+    }
+
+    /// A value past its soft limit, where nothing can be started behind it.
+    fn hit_without_runtime(&self, key: KeyRef<'_>, wish: Wish) -> Option<Hit<V>> {
+        if wish.is_any() {
+            return None;
+        }
+        self.shards.past_soft(key, self.context.peers.place(key.hash), self.now())
     }
 
     fn departures(&self) -> Departures<V> {

@@ -15,12 +15,13 @@ use crate::error::{CodecError, Error};
 use crate::flight::Landed;
 use crate::hits::Hits;
 use crate::key::KeyRef;
+use crate::lifespan::Lifespan;
 use crate::loader::{Load, Loaded};
 use crate::queue::Limits;
 use crate::shards::{Hit, Keep, Shards};
 use crate::stats::{FetchCounters, GetCounters, GroupStats, LoadCounters, RemovalCounters};
 use crate::store::Place;
-use crate::time::Moment;
+use crate::time::{Earliest, Moment};
 
 use super::context::Context;
 use super::insert::Offered;
@@ -47,6 +48,10 @@ pub(crate) struct Inner<V: Value> {
     pub(super) offers: Offers<Offered<V>>,
     /// Whether there is a task that minds the waits of callers.
     pub(super) minded: AtomicBool,
+    /// Whether there is a task that sweeps the cache.
+    pub(super) is_swept: AtomicBool,
+    /// When the first of the entries has its end, as far as that is known.
+    pub(super) next_end: Earliest,
     /// What callers asked and found here at once.
     pub(super) hits: Hits,
     /// What else callers asked.
@@ -75,7 +80,8 @@ impl<V: Value> Inner<V> {
         // A node without a port has no peers that ask.
         let is_asked = context.peers.has_transport() && codec.keeps_encoded();
         let encoded_share = if is_asked { ENCODED_SHARE } else { 0.0 };
-        let shards = Arc::new(Shards::new(config.capacity, config.hot_share, encoded_share, clock::random));
+        let parts = (config.hot_share, encoded_share);
+        let shards = Arc::new(Shards::new(config.capacity, parts, config.grace, context.clock, clock::random));
         Self {
             name,
             id: clock::random(),
@@ -88,6 +94,8 @@ impl<V: Value> Inner<V> {
             line: Mutex::new(Line::new(limits)),
             offers: Offers::default(),
             minded: AtomicBool::new(false),
+            is_swept: AtomicBool::new(false),
+            next_end: Earliest::default(),
             hits: Hits::new(),
             gets: GetCounters::default(),
             served: GetCounters::default(),
@@ -106,7 +114,7 @@ impl<V: Value> Inner<V> {
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     pub(super) fn look(&self, key: KeyRef<'_>) -> Option<Hit<V>> {
         let place = self.context.peers.place(key.hash);
-        self.shards.look(key, place, |expires| self.context.is_to_come(expires))
+        self.shards.look(key, place, |due| self.context.is_to_come(due))
     }
 
     /// What a load (or an insert) brought, as it will be cached and handed out: how long it lives, and what it weighs.
@@ -121,11 +129,26 @@ impl<V: Value> Inner<V> {
             Some(value) => (self.weigh(value)?, self.config.time_to_live),
             None => (0, Some(self.config.not_found_time_to_live)),
         };
-        let life = loaded.time_to_live.or(usual).map(|life| self.config.jittered(life, clock::dice()));
-        let expires = life.map_or(Moment::NEVER, |life| self.now() + life);
-        let landed = Landed { value: loaded.value, born, expires, source: Source::Loader };
-        let lives = life != Some(Duration::ZERO);
-        Ok((landed, lives.then_some(Keep { place, weight })))
+        let (now, dice) = (self.now(), clock::dice());
+        // Both limits by the same part: the time between them is there for the refresh.
+        let end =
+            |length: Option<Duration>| length.map_or(Moment::NEVER, |length| now + self.config.jittered(length, dice));
+        let hard = loaded.time_to_live.or(usual);
+        let life = match &loaded.value {
+            None => Lifespan::new(born, end(hard)),
+            Some(_) => {
+                let soft = loaded.refresh_after.or(self.config.refresh_after);
+                let soft = soft.filter(|soft| hard.is_none_or(|hard| *soft < hard));
+                Lifespan {
+                    born,
+                    soft: end(soft),
+                    hard: end(hard),
+                    grace: hard.is_some() && !self.config.grace.is_zero(),
+                }
+            }
+        };
+        let lives = hard != Some(Duration::ZERO);
+        Ok((Landed::new(loaded.value, life, Source::Loader), lives.then_some(Keep { place, weight })))
     }
 
     /// What a value weighs; an error if it is too large for the cluster.

@@ -20,13 +20,14 @@ use crate::message::{After, Answer, Ask, Copy, GetTerms, Insert, Outcome, Remova
 use crate::peers::{Peer, View};
 use crate::receipt::Receipt;
 use crate::removals::{Origin, Record, Span};
-use crate::shards::{Keep, Kind, Lead, Look};
+use crate::shards::{Demand, Keep, Kind, Lead, Look};
 use crate::store::{Entry, Place};
 use crate::tasks::Work;
 use crate::time::Moment;
 use crate::transport::{Asker, CallError, Question};
 
 use super::inner::Inner;
+use super::registry::Limits;
 use super::remove::WhyNot;
 
 /// A value on offer.
@@ -83,12 +84,13 @@ impl<V: Value> Inner<V> {
     }
 
     /// Puts this node's own offer in its own cache, unless a removal has voided it.
-    fn install_own(&self, number: u64, key: &HashedKey) -> Result<bool, Error> {
+    fn install_own(self: &Arc<Self>, number: u64, key: &HashedKey) -> Result<bool, Error> {
         self.shards.remove(key.as_ref());
         let offered = |offer: &Offered<V>| (offer.loaded.clone(), offer.born);
         let Some((loaded, born)) = self.offers.with(number, key.key.as_bytes(), offered) else { return Ok(false) };
         let Some(entry) = self.own_entry(key, loaded, born)? else { return Ok(false) };
         // Only now, with no removal in between.
+        self.sweep_at(&entry.life);
         let stored = self.offers.with(number, key.key.as_bytes(), |_| self.shards.insert(key, entry, Place::Main));
         Ok(stored.unwrap_or(false))
     }
@@ -97,21 +99,25 @@ impl<V: Value> Inner<V> {
     fn own_entry(&self, key: &HashedKey, loaded: Loaded<V>, born: Moment) -> Result<Option<Entry<V>>, Error> {
         let place = self.context.peers.view().place(key.hash);
         let (landed, keep) = self.settle(loaded, born, place)?;
-        let Landed { value, born, expires, .. } = landed;
-        Ok(keep.filter(|_| place == Place::Main).map(|Keep { weight, .. }| Entry { value, weight, born, expires }))
+        let Landed { value, life, .. } = landed;
+        Ok(keep.filter(|_| place == Place::Main).map(|Keep { weight, .. }| Entry { value, weight, life }))
     }
 
     /// Another program's insert, which is no node's. Only the owner keeps the value; to anybody else it is a removal.
     pub(super) fn install_from_client(
-        &self,
+        self: &Arc<Self>,
         key: &HashedKey,
         value: &Bytes,
-        time_to_live: Option<Duration>,
+        (time_to_live, refresh_after): Limits,
     ) -> Result<bool, Error> {
         // Copied, because a slice would keep the whole message that it came in alive.
         let (value, _) = self.decode(Bytes::copy_from_slice(value))?;
-        let entry = self.own_entry(key, Loaded { value: Some(value), time_to_live }, self.now())?;
+        let loaded = Loaded { value: Some(value), time_to_live, refresh_after };
+        let entry = self.own_entry(key, loaded, self.now())?;
         self.shards.remove(key.as_ref());
+        if let Some(entry) = &entry {
+            self.sweep_at(&entry.life);
+        }
         let stored = entry.is_some_and(|entry| self.shards.insert(key, entry, Place::Main));
         self.removals.stored.add(u64::from(stored));
         Ok(stored)
@@ -128,8 +134,10 @@ impl<V: Value> Inner<V> {
     ) -> (bool, WhyNot) {
         let Some(owner) = owner else { return (false, WhyNot::new()) };
         let span = &records[0].span;
-        let offered = self.offers.with(span.last, key.key.as_bytes(), |offer| offer.loaded.time_to_live);
-        let Some(time_to_live) = offered else { return (false, self.tell(view, [owner].into_iter(), records).await) };
+        let limits = |offer: &Offered<V>| (offer.loaded.time_to_live, offer.loaded.refresh_after);
+        let Some((time_to_live, refresh_after)) = self.offers.with(span.last, key.key.as_bytes(), limits) else {
+            return (false, self.tell(view, [owner].into_iter(), records).await);
+        };
         let ask = Ask::Insert(Insert {
             id: RemovalId { origin: span.origin.name.clone(), incarnation: span.origin.incarnation, number: span.last },
             group: Arc::clone(&self.name),
@@ -137,6 +145,7 @@ impl<V: Value> Inner<V> {
             key: key.key.clone(),
             value: None,
             time_to_live,
+            refresh_after,
         });
         let wait = self.config.removal_timeout;
         let outcome = tokio::time::timeout(wait, owner.call(self.context.peers.request(ask))).await;
@@ -162,6 +171,8 @@ impl<V: Value> Inner<V> {
             value: offer.bytes.clone(),
             age: now.since(offer.born),
             left: None,
+            until_refresh: None,
+            grace: Duration::ZERO,
             loaded: false,
         };
         let copy = self.offers.with(number, key.bytes, copy);
@@ -171,7 +182,7 @@ impl<V: Value> Inner<V> {
     /// Another node's insert: applies the removal, and if this node owns the key takes the value. Says whether it was
     /// kept, and whether the removal may be acknowledged.
     pub(super) fn take_offer(self: Arc<Self>, from: Origin, insert: Insert) -> BoxFuture<'static, (bool, bool)> {
-        let Insert { id, group, key, time_to_live, .. } = insert;
+        let Insert { id, group, key, time_to_live, refresh_after, .. } = insert;
         let record = Arc::new(Record::one(Span::from(&id), group, Scope::Keys(vec![key.clone()])));
         let key = HashedKey::new(key);
         let take_out = || self.take_out(&Scope::Keys(vec![key.key.clone()]));
@@ -181,7 +192,7 @@ impl<V: Value> Inner<V> {
             return std::future::ready((false, is_applied)).boxed();
         }
         async move {
-            let stored = self.pull(&from, key, id.number, time_to_live).await;
+            let stored = self.pull(&from, key, id.number, (time_to_live, refresh_after)).await;
             self.removals.stored.add(u64::from(stored));
             (stored, is_applied)
         }
@@ -189,31 +200,28 @@ impl<V: Value> Inner<V> {
     }
 
     /// Asks for a value that is offered, in a flight, so that a removal that is applied meanwhile voids it.
-    async fn pull(
-        self: &Arc<Self>,
-        from: &Origin,
-        key: HashedKey,
-        number: u64,
-        time_to_live: Option<Duration>,
-    ) -> bool {
+    async fn pull(self: &Arc<Self>, from: &Origin, key: HashedKey, number: u64, limits: Limits) -> bool {
         let view = self.context.peers.view_owned();
         let now = self.now();
         let Some(peer) = view.peers().find(|peer| *peer.name() == from.name) else { return false };
         if view.place(key.hash) != Place::Main {
             return false;
         }
-        let (lead, mut wait) = match self.shards.look_or_join(key.as_ref(), Place::Main, Kind::Fetch, now) {
-            Look::Lead(lead, wait) => (lead, wait),
-            // Somebody fetches it already, and has begun after the removal was applied.
-            Look::Found(_) | Look::Joined(_) => return false,
-        };
+        let look = self.shards.look_or_join(key.as_ref(), Place::Main, Kind::Fetch, Demand::NONE, now);
+        // Or else somebody has it already, or fetches it, and has begun after the removal was applied.
+        let Look::Lead(lead, mut wait) = look else { return false };
         let removed = self.context.coherence.covering(&self.name, &key.key, from);
         let (done, stored) = oneshot::channel();
         let limit = self.config.removal_timeout;
         let group = Arc::clone(self);
-        let pull = Pull { group, lead, time_to_live, until: now + limit, done };
-        let terms =
-            GetTerms { group: Arc::clone(&self.name), schema: self.config.schema, time_limit: limit, nested: false };
+        let pull = Pull { group, lead, limits, until: now + limit, done };
+        let terms = GetTerms {
+            group: Arc::clone(&self.name),
+            schema: self.config.schema,
+            time_limit: limit,
+            nested: false,
+            max_age: None,
+        };
         let question = Question { key: key.key, after: After { removed, offered: number }, asker: Box::new(pull) };
         peer.ask(self.context.peers.sender(), terms, &mut std::iter::once(question));
         let landing = wait.landing().await;
@@ -237,7 +245,7 @@ impl<V: Value> Drop for Offering<V> {
 struct Pull<V: Value> {
     group: Arc<Inner<V>>,
     lead: Lead<V>,
-    time_to_live: Option<Duration>,
+    limits: Limits,
     until: Moment,
     done: oneshot::Sender<bool>,
 }
@@ -257,17 +265,19 @@ impl<V: Value> Asker for Pull<V> {
 
 impl<V: Value> Pull<V> {
     fn land(self, answer: Result<Answer, CallError>) {
-        let Self { group, lead, time_to_live, done, .. } = self;
+        let Self { group, lead, limits: (time_to_live, refresh_after), done, .. } = self;
         let Ok(Answer { outcome: Outcome::Value(copy), .. }) = answer else {
             return drop(lead.land(Err(Error::Closed), None));
         };
         let born = group.now().earlier(copy.age);
-        let settled = group
-            .decode(Bytes::copy_from_slice(&copy.value))
-            .and_then(|(value, _)| group.settle(Loaded { value: Some(value), time_to_live }, born, Place::Main));
+        let settled = group.decode(Bytes::copy_from_slice(&copy.value)).and_then(|(value, _)| {
+            let loaded = Loaded { value: Some(value), time_to_live, refresh_after };
+            group.settle(loaded, born, Place::Main)
+        });
         match settled {
             Ok((landed, keep)) => {
                 let landed = Landed { source: Source::Main, ..landed };
+                group.sweep_at(&landed.life);
                 let (voided, _) = lead.land(Ok(landed), keep.map(|keep| Keep { place: Place::Main, ..keep }));
                 // Nobody may wait for it any more.
                 let _ = done.send(!voided && keep.is_some());

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::flight::{Landed, Landing, Wait};
 use crate::key::{HashedKey, Key, KeyRef};
 use crate::loader::{Inside, Loaded, panicked};
-use crate::shards::{Begin, Kind, Lead, Look};
+use crate::shards::{Begin, Demand, Kind, Lead, Look};
 use crate::tasks::Work;
 use crate::time::Moment;
 
@@ -76,14 +76,18 @@ impl<V: Value> Inner<V> {
     /// placement says.
     pub(super) fn board_loads<'a>(
         self: &Arc<Self>,
-        keys: impl Iterator<Item = &'a HashedKey>,
+        keys: impl Iterator<Item = (&'a HashedKey, Demand)>,
         outer: Option<&Arc<Inside>>,
     ) -> Vec<Boarded<V>> {
         let (view, now) = (self.context.peers.view_owned(), self.now());
         let mut leads = Vec::new();
-        let boarded =
-            keys.map(|key| match self.shards.look_or_join(key.as_ref(), view.place(key.hash), Kind::Load, now) {
+        let boarded = keys.map(|(key, demand)| {
+            match self.shards.look_or_join(key.as_ref(), view.place(key.hash), Kind::Load, demand, now) {
                 Look::Found(found) => Boarded::Found(found),
+                Look::PastSoft(found, lead) => {
+                    leads.push(lead);
+                    Boarded::Found(found)
+                }
                 Look::Joined(wait) => {
                     if outer.is_some() {
                         self.pull_ahead(key.as_ref());
@@ -94,7 +98,8 @@ impl<V: Value> Inner<V> {
                     leads.push(lead);
                     Boarded::Led(wait)
                 }
-            });
+            }
+        });
         let boarded = boarded.collect();
         if !leads.is_empty() {
             self.start_loads(leads, outer);
@@ -239,10 +244,11 @@ impl<V: Value> Inner<V> {
     }
 
     /// One call of the loader, and the landing of what it brought. Returns parked flights that may now begin.
-    async fn load(&self, begun: Vec<Queued<V>>) -> Vec<Queued<V>> {
+    async fn load(self: &Arc<Self>, begun: Vec<Queued<V>>) -> Vec<Queued<V>> {
         let keys: Vec<HashedKey> = begun.iter().map(|load| load.lead.key().clone()).collect();
         let outer = distinct(begun.iter().filter_map(|load| load.outer.clone()));
         self.loads.started.add(keys.len() as u64);
+        self.loads.refreshes.add(begun.iter().filter(|load| load.lead.refreshes()).count() as u64);
         self.loads.calls.one();
         let born = self.now();
         let span = tracing::debug_span!(
@@ -275,7 +281,7 @@ impl<V: Value> Inner<V> {
         (0..count).map(|_| Err(error.clone())).collect()
     }
 
-    fn land_load(&self, lead: Lead<V>, result: Result<Loaded<V>, Error>, born: Moment) -> Option<Queued<V>> {
+    fn land_load(self: &Arc<Self>, lead: Lead<V>, result: Result<Loaded<V>, Error>, born: Moment) -> Option<Queued<V>> {
         // As the placement says now, not as it did when the load began.
         let place = self.context.peers.view().place(lead.key().hash);
         let settled = result.and_then(|loaded| self.settle(loaded, born, place));
@@ -288,6 +294,7 @@ impl<V: Value> Inner<V> {
             Ok(_) => self.loads.not_found.one(),
             Err(_) => self.loads.failed.one(),
         }
+        self.sweep_after(&landing, keep);
         let (voided, next) = lead.land(landing, keep);
         self.loads.voided.add(u64::from(voided));
         next.map(|lead| Queued { lead, outer: None })

@@ -15,21 +15,23 @@ mod offers;
 mod registry;
 mod remove;
 mod serve;
+mod sweep;
 mod wait;
+mod wish;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::entry::{Entry, Value};
+use crate::entry::{Entry, Source, Value};
 use crate::error::Error;
-use crate::flight::Landed;
 use crate::key::{AsKey, Key, KeyRef};
 use crate::loader::Loaded;
 use crate::message::Scope;
 use crate::receipt::Receipt;
 use crate::stats::GroupStats;
+use crate::store::Told;
 use crate::token::Token;
 
 pub(crate) use builder::Home;
@@ -38,6 +40,7 @@ pub(crate) use context::{Context, Life};
 use get::Get;
 use inner::Inner;
 pub(crate) use registry::{Registry, Serve};
+use wish::Wish;
 
 /// A named keyspace, shared by all nodes that have a group of this name: a cache in front of a loader.
 ///
@@ -66,7 +69,7 @@ impl<V: Value> Group<V> {
     /// # Errors
     /// [`Error::NotFound`] if the loader says that there is none; see [`Error`] for the rest.
     pub fn get<'a>(&'a self, key: &'a (impl AsKey + ?Sized)) -> impl Future<Output = Result<V, Error>> + Send {
-        self.one(key.as_key(), None, |landed| landed.value.ok_or_else(|| Error::NotFound))
+        self.one(key.as_key(), None, |value, _, _| value.ok_or_else(|| Error::NotFound))
     }
 
     /// The value of a key, or `None` if there is none.
@@ -77,7 +80,7 @@ impl<V: Value> Group<V> {
         &'a self,
         key: &'a (impl AsKey + ?Sized),
     ) -> impl Future<Output = Result<Option<V>, Error>> + Send {
-        self.one(key.as_key(), None, |landed| Ok(landed.value))
+        self.one(key.as_key(), None, |value, _, _| Ok(value))
     }
 
     /// The value of a key with its age, what is left of its life, and where it came from.
@@ -89,19 +92,22 @@ impl<V: Value> Group<V> {
         if let Some(token) = &options.no_older_than {
             self.inner.honour(token, KeyRef::new(key).check()?);
         }
-        self.one(key, options.timeout, |landed| {
+        let mut get = self.one(key, options.timeout, |value, told, source| {
             let now = self.inner.now();
-            let Landed { value, born, expires, source } = landed;
             let value = value.ok_or(Error::NotFound)?;
-            Ok(Entry { value, age: now.since(born), time_left: expires.left(now), source })
-        })
-        .await
+            Ok(Entry { value, age: now.since(told.born()), time_left: told.hard().left(now), source })
+        });
+        if options.wish.is_any() {
+            // Not any hit will do.
+            get.missed = Some(self.inner.get_missed(KeyRef::new(key), options.timeout, options.wish));
+        }
+        get.await
     }
 
     #[inline]
     fn one<'a, T, F>(&'a self, key: &'a [u8], limit: Option<Duration>, answer: F) -> Get<'a, V, F>
     where
-        F: Fn(Landed<V>) -> Result<T, Error>,
+        F: Fn(Option<V>, Told, Source) -> Result<T, Error>,
     {
         Get { group: &self.inner, key, limit, answer, missed: None }
     }
@@ -120,11 +126,12 @@ impl<V: Value> Group<V> {
         }
     }
 
-    /// The value of a key if this node's cache has it. Never loads, never waits, touches neither order nor counters.
+    /// The value of a key if this node's cache has it, within its time to live. Never loads, never waits, touches
+    /// neither order nor counters.
     #[must_use]
     pub fn peek(&self, key: &(impl AsKey + ?Sized)) -> Option<V> {
         let key = KeyRef::new(key.as_key()).check().ok()?;
-        self.inner.shards.peek(key, |expires| self.inner.context.is_to_come(expires))
+        self.inner.shards.peek(key, |end| self.inner.context.is_to_come(end))
     }
 
     /// Puts a value in the cache of the key's owner, and takes the key out of all others.
@@ -252,6 +259,7 @@ impl<V: Value> fmt::Debug for WeakGroup<V> {
 #[must_use]
 pub struct GetOptions {
     timeout: Option<Duration>,
+    wish: Wish,
     no_older_than: Option<Token>,
 }
 
@@ -264,6 +272,25 @@ impl GetOptions {
     /// How long this get waits, instead of the group's `timeout`.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
+        self
+    }
+
+    /// How old the value may be when the get starts, at most; its age counts from when its load began. Default: as old
+    /// as its limits allow. Where there is only an older one it is loaded anew (by the key's owner, as ever), and a
+    /// load that began too early is waited for and followed by another one. Zero: what was loaded since.
+    ///
+    /// If that load fails it is the error, also within the group's [`grace`](GroupBuilder::grace). "There is none" has
+    /// an age as well.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.wish.max_age = Some(age);
+        self
+    }
+
+    /// The value that the key's owner has, in its cache or from its loader, rather than a copy on this node. Default: a
+    /// copy will do. A fetch that is under way is joined. While the owner cannot be reached it is what its stand-in
+    /// has, as for any get, or what this node loads then.
+    pub fn fresh(mut self) -> Self {
+        self.wish.fresh = true;
         self
     }
 

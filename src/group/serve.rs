@@ -14,17 +14,18 @@ use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Landed, Landing};
 use crate::key::{HashedKey, Key, KeyRef};
+use crate::lifespan::Lifespan;
 use crate::loader::Inside;
 use crate::message::{After, Answer, Copy, Insert, Outcome, Refusal, RefusalKind, Scope};
 use crate::removals::{Origin, Span};
-use crate::shards::Asked;
+use crate::shards::{Asked, Demand};
 use crate::stats::{GroupStats, Tally};
 use crate::time::Moment;
 use crate::transport::{Served, Wanted};
 
 use super::inner::Inner;
 use super::load::Boarded;
-use super::registry::Serve;
+use super::registry::{Limits, Serve};
 
 /// The group as its node's registry holds it.
 pub(super) struct Serving<V: Value>(pub(super) Arc<Inner<V>>);
@@ -42,8 +43,8 @@ impl<V: Value> Serve for Serving<V> {
         self.0.take_out(scope);
     }
 
-    fn install(&self, key: Key, value: Bytes, time_to_live: Option<Duration>) -> Result<bool, Refusal> {
-        let stored = self.0.install_from_client(&HashedKey::new(key), &value, time_to_live);
+    fn install(&self, key: Key, value: Bytes, limits: Limits) -> Result<bool, Refusal> {
+        let stored = self.0.install_from_client(&HashedKey::new(key), &value, limits);
         stored.map_err(|error| match error {
             Error::Codec(error) => {
                 Refusal::new(RefusalKind::Schema, format!("the value does not decode here: {error}"))
@@ -66,7 +67,7 @@ impl<V: Value> Inner<V> {
     fn serve(self: &Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served> {
         let (received, view) = (self.now(), self.context.peers.view_owned());
         let (mut served, mut missing, mut bytes) = (Vec::with_capacity(wanted.len()), Vec::new(), 0);
-        for Wanted { key, time_limit, after } in wanted {
+        for Wanted { key, time_limit, max_age, after } in wanted {
             if bytes > room {
                 break;
             }
@@ -78,15 +79,16 @@ impl<V: Value> Inner<V> {
                     continue;
                 }
             }
+            let oldest = max_age.map_or(Moment::START, |age| received.earlier(age));
             match self.shards.look_encoded(key, view.place(key.hash), received) {
-                Some(asked) => {
+                Some(asked) if asked.hit.told.born() >= oldest => {
                     // The clock is not read anew for each: what looking at those before it takes counts as the way.
                     let answer = self.answer_asked(key, asked, received);
                     bytes += len_of(&answer);
                     served.push(Some(Served::Now(Ok(answer))));
                 }
-                None => {
-                    missing.push((served.len(), key.to_owned(), *time_limit));
+                _ => {
+                    missing.push((served.len(), key.to_owned(), (*time_limit, oldest)));
                     served.push(None);
                 }
             }
@@ -100,18 +102,20 @@ impl<V: Value> Inner<V> {
     /// Boards the loads of what is not in the cache, and fills in the places that were left for them.
     fn serve_missing(
         self: &Arc<Self>,
-        missing: Vec<(usize, HashedKey, Duration)>,
+        missing: Vec<(usize, HashedKey, (Duration, Moment))>,
         served: &mut [Option<Served>],
         nested: bool,
         received: Moment,
     ) {
         let outer = nested.then(Inside::of_a_peer);
-        let boarded = self.board_loads(missing.iter().map(|(_, key, _)| key), outer.as_ref());
+        let boarded =
+            self.board_loads(missing.iter().map(|(_, key, (_, oldest))| (key, Demand::since(*oldest))), outer.as_ref());
         self.served.joined.add(boarded.iter().filter(|boarded| matches!(boarded, Boarded::Joined(_))).count() as u64);
-        for ((at, key, limit), boarded) in missing.into_iter().zip(boarded) {
+        for ((at, key, (limit, oldest)), boarded) in missing.into_iter().zip(boarded) {
             // A client that names no limit gets the group's.
             let limit = if limit.is_zero() { self.config.timeout } else { limit };
-            let passage = Passage { group: Arc::clone(self), key, boarded: Some(boarded) };
+            let outer = outer.clone();
+            let passage = Passage { group: Arc::clone(self), key, oldest, outer, boarded: Some(boarded) };
             served[at] = Some(Served::Later(Self::serve_later(passage, limit, received).boxed()));
         }
     }
@@ -132,7 +136,8 @@ impl<V: Value> Inner<V> {
         let outcome = match encoded {
             Ok(encoded) => {
                 tally.answered(&landed.source, encoded.is_some());
-                encoded.map_or(Outcome::NotFound, |value| Outcome::Value(copy_of(&landed, value, now)))
+                encoded
+                    .map_or(Outcome::NotFound, |value| Outcome::Value(copy_of(&landed, self.config.grace, value, now)))
             }
             Err(error) => {
                 tally.failed(&error);
@@ -172,7 +177,7 @@ impl<V: Value> Inner<V> {
 
     fn to_outcome(&self, landed: &Landed<V>, now: Moment) -> Result<Outcome, Error> {
         let Some(value) = &landed.value else { return Ok(Outcome::NotFound) };
-        Ok(Outcome::Value(copy_of(landed, self.encode(value)?, now)))
+        Ok(Outcome::Value(copy_of(landed, self.config.grace, self.encode(value)?, now)))
     }
 
     /// Applies what a question carries to its key, unless it has been.
@@ -202,16 +207,30 @@ impl<V: Value> Inner<V> {
 struct Passage<V: Value> {
     group: Arc<Inner<V>>,
     key: HashedKey,
+    /// Nothing that was born earlier will do.
+    oldest: Moment,
+    outer: Option<Arc<Inside>>,
     /// `None` once it has landed.
     boarded: Option<Boarded<V>>,
 }
 
 impl<V: Value> Passage<V> {
     async fn landing(&mut self) -> Landing<V> {
-        let Some(boarded) = &mut self.boarded else { return Err(Error::Closed) };
-        let landing = boarded.landing().await;
-        self.boarded = None;
-        landing
+        loop {
+            let Some(boarded) = &mut self.boarded else { return Err(Error::Closed) };
+            let landing = boarded.landing().await;
+            self.boarded = None;
+            match landing {
+                Ok(landed) if landed.life.born >= self.oldest => return Ok(landed),
+                Ok(Landed { failed: Some(failed), .. }) => return Err(Error::clone(&failed)),
+                Err(error) => return Err(error),
+                // A load that had begun too early: the next one has not.
+                Ok(_) => {
+                    let again = std::iter::once((&self.key, Demand::since(self.oldest)));
+                    self.boarded = self.group.board_loads(again, self.outer.as_ref()).pop();
+                }
+            }
+        }
     }
 }
 
@@ -224,8 +243,18 @@ impl<V: Value> Drop for Passage<V> {
     }
 }
 
-fn copy_of<V>(landed: &Landed<V>, value: Bytes, now: Moment) -> Copy {
-    Copy { value, age: now.since(landed.born), left: landed.expires.left(now), loaded: landed.source == Source::Loader }
+/// A value as it is told to a peer; `grace` is the group's.
+fn copy_of<V>(landed: &Landed<V>, grace: Duration, value: Bytes, now: Moment) -> Copy {
+    let grace = landed.life.grace.then_some(grace);
+    let Lifespan { born, soft, hard, .. } = landed.life;
+    Copy {
+        value,
+        age: now.since(born),
+        left: hard.left(now),
+        until_refresh: if soft < hard { soft.left(now) } else { None },
+        grace: grace.map_or(Duration::ZERO, |grace| (hard + grace).since(hard.max(now))),
+        loaded: landed.source == Source::Loader,
+    }
 }
 
 fn len_of(answer: &Answer) -> usize {

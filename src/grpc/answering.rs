@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::message::{Answer, GetTerms, Outcome, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::transport::{Handler, Served, Wanted};
-use crate::wire::frames::{AnswerItem, AskFrame, Gets, ITEM_BYTES, Response, call_in};
+use crate::wire::frames::{AnswerItem, AskFrame, Gets, ITEM_BYTES, Question, Response, call_in};
 use crate::wire::{check_size, proto};
 
 /// So many questions and calls of one stream may wait; a question beyond that is answered with `Busy`.
@@ -203,7 +203,8 @@ impl Answers {
                 self.respond(question.id, Ok(failed(Error::Busy)));
             } else {
                 ids.push(question.id);
-                wanted.push(Wanted { key: question.key, time_limit: question.time_limit, after: question.after });
+                let Question { key, time_limit, max_age, after, .. } = question;
+                wanted.push(Wanted { key, time_limit, max_age, after });
             }
         }
         if let Ok(terms) = gets.terms {

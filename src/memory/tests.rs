@@ -48,7 +48,7 @@ impl Pair {
 }
 
 fn get(key: &str) -> Request {
-    let terms = GetTerms { group: Arc::from("g"), schema: 0, time_limit: Duration::MAX, nested: false };
+    let terms = GetTerms { group: Arc::from("g"), schema: 0, time_limit: Duration::MAX, nested: false, max_age: None };
     Request { sender: None, ask: Ask::Get(Get { terms, key: Key::new(key), after: After::default() }) }
 }
 

@@ -154,7 +154,7 @@ impl Front {
         }
         let wanted = |(key, after): &(Key, After)| {
             let (key, after) = (Bytes::copy_from_slice(key), after.clone());
-            Wanted { key, time_limit: terms.time_limit, after }
+            Wanted { key, time_limit: terms.time_limit, max_age: terms.max_age, after }
         };
         let wanted: Vec<_> = keys.iter().map(wanted).collect();
         let served = group.serve(&wanted, terms.nested && sender.is_some(), usize::MAX);
@@ -188,7 +188,8 @@ impl Front {
                 Ok(Reply::Insert { stored, ack: is_applied.then(|| self.core.context.coherence.ack()) })
             }
             (_, Some(value)) => {
-                let stored = group.install(insert.key, value, insert.time_to_live)?;
+                let limits = (insert.time_to_live, insert.refresh_after);
+                let stored = group.install(insert.key, value, limits)?;
                 Ok(Reply::Insert { stored, ack: None })
             }
             (None, None) => Err(Refusal::new(RefusalKind::Invalid, "an offer of a client's cannot be asked for")),

@@ -5,8 +5,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::key::Key;
+use crate::lifespan::Lifespan;
 
 const KEYS: usize = 2;
+
+const ENDLESS: Lifespan = Lifespan { born: Moment::START, soft: Moment::NEVER, hard: Moment::NEVER, grace: false };
 
 /// What may happen. Numbers pick one of the leads that there are.
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +67,12 @@ fn key(number: usize) -> HashedKey {
 }
 
 fn landed(version: u64) -> Landed<u64> {
-    Landed { value: Some(version), born: Moment::default(), expires: Moment::NEVER, source: Source::Loader }
+    Landed::new(Some(version), ENDLESS, Source::Loader)
 }
 
 impl World {
     fn new() -> Self {
-        let shards = Arc::new(Shards::new(1 << 20, 0.5, 0.0, || 7));
+        let shards = Arc::new(Shards::new(1 << 20, (0.5, 0.0), Duration::ZERO, Clock::start(), || 7));
         Self { shards, versions: [0; KEYS], led: Vec::new(), parked: Vec::new(), waiters: Vec::new() }
     }
 
@@ -100,7 +103,7 @@ impl World {
             Step::Insert(number) => {
                 self.versions[number] += 1;
                 let value = Some(self.versions[number]);
-                let entry = Entry { value, weight: 8, born: Moment::default(), expires: Moment::NEVER };
+                let entry = Entry { value, weight: 8, life: ENDLESS };
                 prop_assert!(self.shards.insert(&key(number), entry, Place::Main));
             }
             Step::Remove(number) => {
@@ -122,26 +125,28 @@ impl World {
 
     fn join(&mut self, number: usize, kind: Kind) -> Result<(), TestCaseError> {
         let version = self.versions[number];
-        let flight = match self.shards.look_or_join(key(number).as_ref(), Place::Main, kind, Moment::default()) {
-            Look::Found(found) => {
-                prop_assert_eq!(found.value, Some(version));
-                return Ok(());
-            }
-            Look::Joined(wait) => {
-                let flight = Arc::clone(wait.flight());
-                let is_it = |other: &Arc<Flight<u64>>| Arc::ptr_eq(other, &flight);
-                let led = self.led.iter().find(|led| is_it(led.lead.flight()));
-                prop_assert!(led.is_some() || self.parked.iter().any(is_it), "nobody leads it");
-                let began = led.and_then(|led| led.began);
-                prop_assert!(began.is_none_or(|began| began == version), "it was voided");
-                flight
-            }
-            Look::Lead(lead, _) => {
-                let flight = Arc::clone(lead.flight());
-                self.led.push(Led { began: (kind == Kind::Fetch).then_some(version), lead, key: number });
-                flight
-            }
-        };
+        let flight =
+            match self.shards.look_or_join(key(number).as_ref(), Place::Main, kind, Demand::NONE, Moment::default()) {
+                Look::Found(found) => {
+                    prop_assert_eq!(found.value, Some(version));
+                    return Ok(());
+                }
+                Look::Joined(wait) => {
+                    let flight = Arc::clone(wait.flight());
+                    let is_it = |other: &Arc<Flight<u64>>| Arc::ptr_eq(other, &flight);
+                    let led = self.led.iter().find(|led| is_it(led.lead.flight()));
+                    prop_assert!(led.is_some() || self.parked.iter().any(is_it), "nobody leads it");
+                    let began = led.and_then(|led| led.began);
+                    prop_assert!(began.is_none_or(|began| began == version), "it was voided");
+                    flight
+                }
+                Look::PastSoft(..) => return Err(TestCaseError::fail("nothing here has a soft limit")),
+                Look::Lead(lead, _) => {
+                    let flight = Arc::clone(lead.flight());
+                    self.led.push(Led { began: (kind == Kind::Fetch).then_some(version), lead, key: number });
+                    flight
+                }
+            };
         self.waiters.push(Waiter { flight, key: number, since: version });
         Ok(())
     }

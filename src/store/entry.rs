@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::Place;
 use super::key::{StoreKey, heap_bytes};
+use super::life::{MOST_TRIES, Packed, pause};
+use crate::lifespan::Lifespan;
 use crate::time::Moment;
 
 /// What is to be held for a key.
@@ -17,10 +19,7 @@ pub(crate) struct Entry<V> {
     pub(crate) value: Option<V>,
     /// What the codec says that the value weighs, in bytes; 0 without a value. The room for a `V` is part of it.
     pub(crate) weight: usize,
-    /// When the value came into being, as far as this node can tell.
-    pub(crate) born: Moment,
-    /// The first moment at which the entry is of no use to anybody.
-    pub(crate) expires: Moment,
+    pub(crate) life: Lifespan,
 }
 
 /// The bytes that a store counts for an entry: its key, its value, and what it takes to keep them. They are counted as
@@ -48,15 +47,75 @@ const TABLE_SHARE: usize = (2 * size_of::<usize>() + 1) * 33 / 20;
 /// How often an entry can have been used, as far as its store can tell. With more, what was popular once takes longer
 /// to go; with one, what is popular goes too easily.
 pub(super) const MOST_USES: u8 = 2;
-/// The bits of a mark that count uses; the one above says where the entry was last asked for.
+/// The bits of a mark that count uses; the one above says where the entry was last asked for. What is above those is
+/// only written by who has the store to himself: how often a successor was to be loaded.
 const USES: u8 = 0b11;
 const AS_HOT: u8 = 0b100;
+const TRIES: u8 = 0b11_1000;
+const ONE_TRY: u8 = 0b1000;
+
+/// The life of an entry as it is told to others, perhaps still packed: a hit seldom wants to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Told {
+    Packed {
+        life: Packed,
+        /// Whether a successor was to be loaded.
+        is_tried: bool,
+    },
+    Known(Lifespan),
+}
+
+impl From<Lifespan> for Told {
+    fn from(life: Lifespan) -> Self {
+        Self::Known(life)
+    }
+}
+
+impl Told {
+    #[inline]
+    pub(crate) fn born(self) -> Moment {
+        match self {
+            Self::Packed { life, .. } => life.born(),
+            Self::Known(life) => life.born,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn hard(self) -> Moment {
+        match self {
+            Self::Packed { life, .. } => life.hard(),
+            Self::Known(life) => life.hard,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn life(self) -> Lifespan {
+        match self {
+            Self::Packed { life, .. } if !life.is_tailed() => Lifespan::new(life.born(), life.hard()),
+            Self::Packed { life, is_tried } => tailed(life, is_tried),
+            Self::Known(life) => life,
+        }
+    }
+}
+
+/// The life of an entry whose successor was to be loaded is past its soft limit, whenever the next try is.
+#[cold]
+fn tailed(life: Packed, is_tried: bool) -> Lifespan {
+    let (born, hard, due) = (life.born(), life.hard(), life.due());
+    let soft = match is_tried {
+        true => born,
+        false if due < hard => due,
+        false => Moment::NEVER,
+    };
+    Lifespan { born, soft, hard, grace: life.has_grace() }
+}
 
 /// An entry as a store keeps it.
 #[derive(Debug)]
 pub(super) struct Kept<V> {
     pub(super) value: Option<V>,
-    life: Life,
+    /// With the byte that it needs beside its word, it fills what alignment leaves.
+    pub(super) life: Packed,
     cost: u32,
     /// When the entry took its place in its list, by a count that goes round: see [`Kept::took_its_place_before`].
     pub(super) turn: u16,
@@ -67,24 +126,60 @@ pub(super) struct Kept<V> {
 
 impl<V> Kept<V> {
     pub(super) fn new(entry: Entry<V>, cost: u32) -> Self {
-        let life = Life::new(entry.born, entry.expires);
-        Self { value: entry.value, life, cost, turn: 0, mark: AtomicU8::new(0) }
+        Self { value: entry.value, life: Packed::new(&entry.life), cost, turn: 0, mark: AtomicU8::new(0) }
     }
 
     pub(super) fn cost(&self) -> usize {
         self.cost as usize
     }
 
-    pub(super) fn born(&self) -> Moment {
-        self.life.born()
+    #[inline]
+    pub(super) fn told(&self) -> Told {
+        Told::Packed { life: self.life, is_tried: self.tries() > 0 }
     }
 
-    pub(super) fn expires(&self) -> Moment {
-        self.life.expires()
+    /// When more is to be done than to serve it.
+    #[inline]
+    pub(super) fn due(&self, grace: Duration) -> Moment {
+        if self.life.is_tailed() { self.tailed_due(grace) } else { self.life.hard() }
     }
 
-    pub(super) fn is_fresh(&self, now: Moment) -> bool {
-        now < self.expires()
+    #[cold]
+    fn tailed_due(&self, grace: Duration) -> Moment {
+        // What was put off is due a little later than it should be: but not later than it may be.
+        self.life.due().min(self.life.end(grace))
+    }
+
+    pub(super) fn has_end(&self) -> bool {
+        self.life.hard() != Moment::NEVER
+    }
+
+    #[inline]
+    fn tries(&self) -> u8 {
+        (self.mark.load(Ordering::Relaxed) & TRIES) / ONE_TRY
+    }
+
+    /// A successor is about to be loaded. Until that has landed this entry is served up to its hard limit.
+    pub(super) fn begin_refresh(&mut self) {
+        self.note_tries(self.tries().max(1));
+        self.life.put_off_to_hard();
+    }
+
+    /// The load of a successor has failed: the next one waits, longer each time.
+    pub(super) fn note_failure(&mut self, now: Moment, dice: f64) {
+        let tries = self.tries().max(1);
+        let was_served = now < self.life.hard();
+        self.note_tries((tries + 1).min(MOST_TRIES));
+        self.life.put_off(now + pause(tries, dice));
+        // Not beyond the hard limit: a load is to say whether there is a reason for that.
+        if was_served && self.life.due() > self.life.hard() {
+            self.life.put_off_to_hard();
+        }
+    }
+
+    fn note_tries(&mut self, tries: u8) {
+        let mark = self.mark.get_mut();
+        *mark = (*mark & !TRIES) | (tries * ONE_TRY);
     }
 
     /// Notes that the entry was asked for, and as what.
@@ -93,7 +188,7 @@ impl<V> Kept<V> {
         // is no loss.
         let mark = self.mark.load(Ordering::Relaxed);
         let uses = ((mark & USES) + 1).min(MOST_USES);
-        let noted = uses | if place == Place::Hot { AS_HOT } else { 0 };
+        let noted = mark & TRIES | uses | if place == Place::Hot { AS_HOT } else { 0 };
         if noted != mark {
             self.mark.store(noted, Ordering::Relaxed);
         }
@@ -117,97 +212,5 @@ impl<V> Kept<V> {
     /// which does no harm: it only says who goes first.
     pub(super) fn took_its_place_before(&self, other: &Self) -> bool {
         self.turn.wrapping_sub(other.turn) > u16::MAX / 2
-    }
-}
-
-/// From when to when an entry lives, in eight bytes: the millisecond in which it was born, and how long it lives in
-/// tenths of milliseconds, as a number of 19 bits and how often that is doubled. Both are rounded down, so that an
-/// entry is never younger than it says, and never lives longer than it may. It loses no more than the rounding of its
-/// birth, a tenth of a millisecond and a part of its life in 250,000.
-#[derive(Clone, Copy, Debug)]
-struct Life(u64);
-
-impl Life {
-    const LENGTH_BITS: u32 = 24;
-    const NUMBER_BITS: u32 = 19;
-    /// A tenth of a millisecond, in microseconds.
-    const TENTH: u64 = 100;
-    /// The length that never ends.
-    const ENDLESS: u64 = (1 << Self::LENGTH_BITS) - 1;
-    const LONGEST_BORN: u64 = (1 << (64 - Self::LENGTH_BITS)) - 1;
-
-    fn new(born: Moment, expires: Moment) -> Self {
-        let since_start = u64::try_from(born.since(Moment::default()).as_millis()).unwrap_or(u64::MAX);
-        let born = since_start.min(Self::LONGEST_BORN) << Self::LENGTH_BITS;
-        let rounded = Self(born);
-        let length = expires.left(rounded.born()).map_or(Self::ENDLESS, Self::pack);
-        Self(born | length)
-    }
-
-    fn pack(length: Duration) -> u64 {
-        let tenths = u64::try_from(length.as_micros() / u128::from(Self::TENTH)).unwrap_or(u64::MAX);
-        let doubled = (u64::BITS - tenths.leading_zeros()).saturating_sub(Self::NUMBER_BITS);
-        let packed = (u64::from(doubled) << Self::NUMBER_BITS) | (tenths >> doubled);
-        packed.min(Self::ENDLESS - 1)
-    }
-
-    fn born(self) -> Moment {
-        Moment::after_start(Duration::from_millis(self.0 >> Self::LENGTH_BITS))
-    }
-
-    fn expires(self) -> Moment {
-        let length = self.0 & Self::ENDLESS;
-        if length == Self::ENDLESS {
-            return Moment::NEVER;
-        }
-        let number = length & ((1 << Self::NUMBER_BITS) - 1);
-        let tenths = number << (length >> Self::NUMBER_BITS);
-        self.born() + Duration::from_micros(tenths.saturating_mul(Self::TENTH))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn life(born: Duration, length: Duration) -> (Moment, Moment, Life) {
-        let born = Moment::after_start(born);
-        (born, born + length, Life::new(born, born + length))
-    }
-
-    #[test]
-    fn lives_of_whole_seconds_are_kept_to_the_nanosecond() {
-        for seconds in [0, 1, 5, 10, 60, 300, 3600, 86_400] {
-            let (born, expires, life) = life(HOUR, Duration::from_secs(seconds));
-            assert_eq!((life.born(), life.expires()), (born, expires), "{seconds} s");
-        }
-    }
-
-    #[test]
-    fn a_life_without_end_has_none_and_a_very_long_one_has() {
-        let (born, _, endless) = life(HOUR, Duration::MAX);
-        assert_eq!((endless.born(), endless.expires()), (born, Moment::NEVER));
-        let century = HOUR * 24 * 365 * 100;
-        let (_, expires, long) = life(HOUR, century);
-        assert!(long.expires() <= expires && long.expires() > Moment::after_start(century));
-    }
-
-    proptest! {
-        #[test]
-        fn an_entry_is_never_younger_nor_lives_longer_than_it_may(
-            born in 0_u64..1 << 59,
-            length in prop_oneof![0_u64..1 << 20, 0_u64..1 << 40, 0_u64..1 << 58],
-        ) {
-            let (born, expires, life) = life(Duration::from_nanos(born), Duration::from_nanos(length));
-            prop_assert!(life.born() <= born && life.expires() <= expires);
-            prop_assert!(born.since(life.born()) < Duration::from_millis(1));
-            let lost = expires.since(life.expires());
-            let most = Duration::from_micros(1100) + Duration::from_nanos(length) / 250_000;
-            prop_assert!(lost <= most, "{:?} of {:?}", lost, length);
-        }
     }
 }

@@ -8,11 +8,12 @@
 //! - a key lies in at most one place;
 //! - every byte is accounted for: what an entry cost when it came is what it gives back when it goes.
 //!
-//! An expired entry is never returned, and no value is dropped in here: [`Dropped`] carries them out.
+//! An entry beyond its hard limit is only returned while a load that failed excuses it, and for no longer than its
+//! grace. No value is dropped in here: [`Dropped`] carries them out.
 //!
 //! **A hit shares the store.** [`Store::look`] changes nothing but a mark on the entry, so any number of readers may
 //! look at once. Whoever has the store to himself reads the marks when room is needed. What a look finds expired it
-//! leaves where it is; [`Store::missed`] takes it out.
+//! leaves where it is; [`Store::missed`] takes it out, and what nobody asks for any more, [`Store::sweep`].
 //!
 //! **Who stays.** An entry has a rank. What comes for the first time is on *probation*, in a queue that has a hundredth
 //! of the room. If it is used there it becomes *protected*; if not it goes, and all that stays is a trace of its hash
@@ -35,16 +36,21 @@
 //!
 //! A store has no lock, no clock and no dice, and knows nothing of the placement, of loads or of codecs.
 
+mod due;
 mod entry;
 mod ghosts;
 mod key;
+mod life;
 mod order;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
 use std::hash::BuildHasher;
+use std::time::Duration;
 
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Entry, Told};
+pub(crate) use sweep::{QUEUES, Swept};
 
 use entry::{Kept, cost};
 use ghosts::Ghosts;
@@ -87,15 +93,37 @@ enum Rank {
     Protected,
 }
 
-/// A fresh entry, as a look finds it.
+/// An entry, as a look finds it.
 #[derive(Debug)]
 pub(crate) struct Found<'a, V> {
+    kept: &'a Kept<V>,
+    due: Moment,
+}
+
+impl<'a, V> Found<'a, V> {
     /// The value, or `None`: it is remembered that there is none.
-    pub(crate) value: Option<&'a V>,
-    /// When the value came into being, as far as this node can tell.
-    pub(crate) born: Moment,
-    /// The first moment at which the entry is of no use to anybody.
-    pub(crate) expires: Moment,
+    #[inline]
+    pub(crate) fn value(&self) -> Option<&'a V> {
+        self.kept.value.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn told(&self) -> Told {
+        self.kept.told()
+    }
+
+    /// The first moment at which more is to be done than to serve it: its hard limit, or its soft one, or the end of a
+    /// pause after a load that failed.
+    #[inline]
+    pub(crate) fn due(&self) -> Moment {
+        self.due
+    }
+
+    /// The first moment at which it may not be served: the hard limit, or, beyond that, the end of a pause.
+    #[inline]
+    pub(crate) fn end(&self) -> Moment {
+        self.kept.life.hard().max(self.due)
+    }
 }
 
 /// Values that a store let go of, for the caller to drop once it has unlocked: they are the user's, and what their
@@ -123,7 +151,7 @@ pub(crate) struct Usage {
     pub(crate) hot_entries: u64,
     /// Entries put out to make room, whether or not they had expired: nobody had looked.
     pub(crate) evictions: u64,
-    /// Entries found expired by a get, and taken out.
+    /// Entries found expired, by a get or by a sweep, and taken out.
     pub(crate) expiries: u64,
     /// Entries not taken in because they cost more than their side may ever hold.
     pub(crate) refusals: u64,
@@ -168,6 +196,11 @@ impl<V> Side<V> {
         self.protected.find(key).or_else(|| self.probation.find(key))
     }
 
+    fn find_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Kept<V>> {
+        let rank = if self.protected.find(key).is_some() { Rank::Protected } else { Rank::Probation };
+        self.queue_mut(rank).find_mut(key)
+    }
+
     /// The entry, and whether it had proven itself.
     fn take(&mut self, key: KeyRef<'_>) -> Option<(Kept<V>, bool)> {
         if let Some(kept) = self.protected.take(key) {
@@ -187,7 +220,10 @@ pub(crate) struct Store<V> {
     ghosts: Ghosts,
     budget: usize,
     hot_budget: usize,
+    grace: Duration,
     seed: Seeded,
+    /// How many evictions there were when it was last swept.
+    swept_after: u64,
     /// How many entries took a place, going round.
     places_taken: u32,
     evictions: u64,
@@ -199,18 +235,21 @@ impl<V> Store<V> {
     /// The most that an entry may cost in any store.
     pub(crate) const LARGEST: usize = u32::MAX as usize;
 
-    /// An empty store for `budget` bytes, of which hot copies have at most `hot_budget`; 0 switches them off.
+    /// An empty store for `budget` bytes, of which hot copies have at most `hot_budget`; 0 switches them off. The
+    /// `grace` is that of the entries that have one.
     ///
     /// The `seed` scatters the keys in the tables. It must not be the one by which keys were sorted into shards: all
     /// keys of a shard would agree in bits that are meant to tell them apart.
-    pub(crate) fn new(budget: usize, hot_budget: usize, seed: u64) -> Self {
+    pub(crate) fn new(budget: usize, hot_budget: usize, grace: Duration, seed: u64) -> Self {
         Self {
             main: Side::new(seed),
             hot: Side::new(seed),
             ghosts: Ghosts::default(),
             budget,
             hot_budget: hot_budget.min(budget),
+            grace,
             seed: Seeded(seed),
+            swept_after: 0,
             places_taken: 0,
             evictions: 0,
             expiries: 0,
@@ -223,31 +262,37 @@ impl<V> Store<V> {
         cost(key.bytes, entry) <= self.limit(place)
     }
 
-    /// The fresh entry for `key`, on whichever side; that it was asked for is noted on it.
+    /// The entry for `key`, on whichever side, if it is not due; that it was asked for is noted on it.
     ///
     /// Any number of readers may call this at once: it takes nothing out and moves nothing.
     pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
-        let found = self.find(key, place)?;
-        let fresh = fresh(found, now)?;
-        found.note_use(place);
-        Some(fresh)
+        let kept = self.find(key, place)?;
+        let found = self.found(kept);
+        if now >= found.due {
+            return None;
+        }
+        kept.note_use(place);
+        Some(found)
     }
 
-    /// The fresh entry for `key`, on whichever side. Notes nothing.
+    /// The entry for `key`, on whichever side, if it may be served, due or not. Notes nothing.
     pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<Found<'_, V>> {
-        fresh(self.find(key, Place::Main)?, now)
+        let found = self.found(self.find(key, Place::Main)?);
+        (now < found.end()).then_some(found)
+    }
+
+    #[inline]
+    fn found<'a>(&self, kept: &'a Kept<V>) -> Found<'a, V> {
+        Found { kept, due: kept.due(self.grace) }
     }
 
     fn find(&self, key: KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
         self.side(place).find(key).or_else(|| self.side(place.other()).find(key))
     }
 
-    /// Tells the store that a key was asked for and a look found nothing. An entry that has expired is taken out.
-    pub(crate) fn missed(&mut self, key: KeyRef<'_>, now: Moment, dropped: &mut Dropped<V>) {
-        if self.find(key, Place::Main).is_some_and(|kept| !kept.is_fresh(now)) {
-            self.expiries += 1;
-            self.remove(key, dropped);
-        }
+    fn find_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Kept<V>> {
+        let side = if self.main.find(key).is_some() { &mut self.main } else { &mut self.hot };
+        side.find_mut(key)
     }
 
     /// Takes in an entry in place of what was held for the key. Says whether it did.
@@ -446,9 +491,4 @@ impl<V> Store<V> {
             Place::Hot => &mut self.hot,
         }
     }
-}
-
-fn fresh<V>(kept: &Kept<V>, now: Moment) -> Option<Found<'_, V>> {
-    let found = Found { value: kept.value.as_ref(), born: kept.born(), expires: kept.expires() };
-    (now < found.expires).then_some(found)
 }

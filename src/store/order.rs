@@ -15,12 +15,14 @@ use crate::key::{KeyRef, Seeded};
 pub(super) struct Order<V> {
     entries: LruCache<StoreKey, Kept<V>, Seeded>,
     bytes: usize,
+    /// How many of them have an end.
+    mortal: usize,
     seed: u64,
 }
 
 impl<V> Order<V> {
     pub(super) fn new(seed: u64) -> Self {
-        Self { entries: LruCache::unbounded_with_hasher(Seeded(seed)), bytes: 0, seed }
+        Self { entries: LruCache::unbounded_with_hasher(Seeded(seed)), bytes: 0, mortal: 0, seed }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -39,6 +41,15 @@ impl<V> Order<V> {
         self.entries.peek(&key as &dyn Sought)
     }
 
+    /// How many entries have an end.
+    pub(super) fn mortal(&self) -> usize {
+        self.mortal
+    }
+
+    pub(super) fn find_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Kept<V>> {
+        self.entries.peek_mut(&key as &dyn Sought)
+    }
+
     pub(super) fn oldest(&self) -> Option<&Kept<V>> {
         self.entries.peek_lru().map(|(_, kept)| kept)
     }
@@ -46,20 +57,26 @@ impl<V> Order<V> {
     /// Puts an entry in as the newest. The key must not be in the queue: whoever puts has taken out what was there.
     pub(super) fn put(&mut self, key: StoreKey, kept: Kept<V>) {
         self.bytes += kept.cost();
+        self.mortal += usize::from(kept.has_end());
         let replaced = self.entries.put(key, kept);
         debug_assert!(replaced.is_none(), "an entry was put over another");
     }
 
     pub(super) fn take(&mut self, key: KeyRef<'_>) -> Option<Kept<V>> {
         let kept = self.entries.pop(&key as &dyn Sought)?;
-        self.bytes -= kept.cost();
+        self.forget(&kept);
         Some(kept)
     }
 
     pub(super) fn take_oldest(&mut self) -> Option<(StoreKey, Kept<V>)> {
         let (key, kept) = self.entries.pop_lru()?;
-        self.bytes -= kept.cost();
+        self.forget(&kept);
         Some((key, kept))
+    }
+
+    fn forget(&mut self, kept: &Kept<V>) {
+        self.bytes -= kept.cost();
+        self.mortal -= usize::from(kept.has_end());
     }
 
     /// Takes everything out at once, table and all, and leaves an empty queue.

@@ -1,5 +1,6 @@
 //! A store is held against the sentences of its header, and then against a model: one plain row of entries.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +9,16 @@ use proptest::prelude::*;
 
 use super::entry::{MOST_USES, overhead};
 use super::*;
+use crate::config::GroupConfig;
+use crate::lifespan::Lifespan;
 
 /// Counted by its owners, so that a test sees whether a store still holds one.
 type Value = Arc<u32>;
 
 /// What each entry of the examples costs: a short key, a weight of 100, and the bookkeeping.
 const ONE: usize = 100 + overhead::<Value>();
+
+const GRACE: Duration = Duration::from_secs(20);
 
 fn second(n: u64) -> Moment {
     Moment::after_start(Duration::from_secs(n))
@@ -25,7 +30,7 @@ fn key(name: &str) -> KeyRef<'_> {
 
 /// Lives from the first second to the tenth.
 fn entry(value: u32, weight: usize) -> Entry<Value> {
-    Entry { value: Some(Arc::new(value)), weight, born: second(0), expires: second(10) }
+    Entry { value: Some(Arc::new(value)), weight, life: Lifespan::new(second(0), second(10)) }
 }
 
 /// An example: a store that is asked in its first second, and what it has let go of.
@@ -37,7 +42,7 @@ struct Example {
 impl Example {
     /// Room for this many entries, all but one of them protected, and for how many hot ones among them.
     fn with_room(all: usize, hot: usize) -> Self {
-        Self { store: Store::new(all * ONE, hot * ONE, 7), dropped: Dropped::default() }
+        Self { store: Store::new(all * ONE, hot * ONE, GRACE, 7), dropped: Dropped::default() }
     }
 
     /// Inserts an entry for each letter.
@@ -63,7 +68,7 @@ impl Example {
     }
 
     fn get_at(&mut self, name: &str, place: Place, now: Moment) -> Option<Value> {
-        let value = self.store.look(key(name), place, now).map(|found| found.value.cloned());
+        let value = self.store.look(key(name), place, now).map(|found| found.value().cloned());
         if value.is_none() {
             self.store.missed(key(name), now, &mut self.dropped);
         }
@@ -331,7 +336,7 @@ fn a_not_found_is_remembered_at_the_price_of_the_room_for_a_value() {
     let nothing = Entry { value: None, weight: 0, ..entry(0, 0) };
     assert!(example.insert("a", nothing, Place::Main));
     let found = example.store.look(key("a"), Place::Main, second(1));
-    assert!(found.is_some_and(|found| found.value.is_none()));
+    assert!(found.is_some_and(|found| found.value().is_none()));
     assert_eq!(example.store.usage().main_bytes, (size_of::<Value>() + overhead::<Value>()) as u64);
 }
 
@@ -345,7 +350,7 @@ fn no_value_is_dropped_by_the_store() {
     example.insert("b", holding(2), Place::Hot);
     example.insert("c", holding(3), Place::Main); // evicts
     example.insert("d", Entry { weight: 100 * ONE, ..holding(4) }, Place::Main); // is refused
-    example.insert("e", Entry { expires: second(1), ..holding(5) }, Place::Hot); // evicts
+    example.insert("e", Entry { life: Lifespan::new(second(0), second(1)), ..holding(5) }, Place::Hot); // evicts
     assert!(example.get("e", Place::Hot).is_none()); // finds it expired
     example.store.remove(key("c"), &mut example.dropped);
     example.add("fg", Place::Hot);
@@ -365,6 +370,191 @@ fn a_cleared_store_begins_anew_and_keeps_its_counters() {
     assert_eq!(example.store.usage(), Usage { evictions: 1, ..Usage::default() });
     example.add("d", Place::Main);
     assert_eq!(example.holds(), ["d|", "|"]);
+}
+
+fn at(millis: u64) -> Moment {
+    Moment::after_start(Duration::from_millis(millis))
+}
+
+/// Lives from the first second for 12.8, is to be refreshed after half of that, and has a grace: lengths that are kept
+/// as they are.
+fn tailed(value: u32) -> Entry<Value> {
+    let life = Lifespan { born: second(0), soft: at(6_400), hard: at(12_800), grace: true };
+    Entry { life, ..entry(value, 100) }
+}
+
+impl Example {
+    fn is_served(&self, now: Moment) -> bool {
+        self.store.look(key("a"), Place::Main, now).is_some()
+    }
+
+    fn is_past_soft(&self, now: Moment) -> bool {
+        self.store.past_soft(key("a"), Place::Main, now).is_some()
+    }
+}
+
+#[test]
+fn an_entry_past_its_soft_limit_is_found_by_who_looks_for_that_until_a_refresh_begins() {
+    let mut example = Example::with_room(4, 0);
+    example.insert("a", tailed(1), Place::Main);
+    assert!(example.is_served(at(6_399)) && !example.is_past_soft(at(6_399)));
+    assert!(!example.is_served(at(6_400)) && example.is_past_soft(at(6_400)));
+    assert!(example.store.peek(key("a"), at(12_799)).is_some(), "a peek starts nothing");
+    example.store.begin_refresh(key("a"));
+    assert!(example.is_served(at(12_799)) && !example.is_past_soft(at(12_799)));
+    assert!(!example.is_served(at(12_800)) && !example.is_past_soft(at(12_800)), "not beyond its hard limit");
+    let found = example.store.peek(key("a"), second(9)).unwrap();
+    assert_eq!(found.told().life().soft, second(0), "others are told that it has passed");
+}
+
+#[test]
+fn after_each_failure_the_next_try_waits_longer_and_none_before_the_hard_limit_puts_that_off() {
+    let mut example = Example::with_room(4, 0);
+    example.insert("a", tailed(1), Place::Main);
+    let mut now = at(6_400);
+    let mut pauses = Vec::new();
+    while now < at(12_800) {
+        example.store.begin_refresh(key("a"));
+        let due = example.store.failed(key("a"), now, 0.0).unwrap().due();
+        pauses.push(due.since(now).as_millis() / 50);
+        assert!(due <= at(12_800) && example.is_served(now) && !example.is_served(due));
+        now = due;
+    }
+    assert_eq!(pauses[..4], [5, 10, 20, 40], "in twentieths of a second");
+    assert_eq!((pauses.len(), now), (5, at(12_800)));
+}
+
+#[test]
+fn a_failure_in_the_grace_excuses_the_old_value_for_a_pause_and_never_beyond_the_grace() {
+    let (mut example, end) = (Example::with_room(4, 0), at(32_800));
+    example.insert("a", tailed(1), Place::Main);
+    let (mut now, mut tries) = (at(12_800), 0);
+    while !example.store.missed(key("a"), now, &mut example.dropped) {
+        assert!(!example.is_served(now), "it is for the source to say, at {now:?}");
+        let due = example.store.failed(key("a"), now, 0.0).unwrap().due();
+        assert!(due > now && due <= end && example.is_served(now), "{due:?}");
+        (now, tries) = (due, tries + 1);
+    }
+    assert_eq!((now, tries), (end, 7), "a quarter of a second, a half, and so on");
+    assert!(!example.store.holds(key("a")) && example.store.failed(key("a"), now, 0.0).is_none());
+}
+
+#[test]
+fn what_came_in_is_as_new_and_what_is_no_longer_held_cannot_fail() {
+    let mut example = Example::with_room(4, 0);
+    for value in [1, 2] {
+        example.insert("a", tailed(value), Place::Main);
+        let due = example.store.failed(key("a"), second(7), 0.0).unwrap().due();
+        assert_eq!(due.since(second(7)).as_millis() / 50, 5, "the first of its failures");
+    }
+    example.store.not_refreshed(key("a"), second(0), second(13), 0.0);
+    assert!(!example.is_served(second(13)), "that nothing newer came is no reason to serve what is over");
+    example.store.remove(key("a"), &mut example.dropped);
+    assert!(example.store.failed(key("a"), second(7), 0.0).is_none());
+    example.store.begin_refresh(key("a"));
+}
+
+#[test]
+fn an_entry_without_a_soft_limit_or_a_grace_knows_of_neither() {
+    let mut example = Example::with_room(4, 0);
+    example.insert("a", entry(1, 100), Place::Main);
+    example.store.begin_refresh(key("a"));
+    example.store.failed(key("a"), second(9), 0.0);
+    assert!(example.is_served(second(9)) && !example.is_served(second(10)) && !example.is_past_soft(second(10)));
+    assert!(example.store.failed(key("a"), second(10), 0.0).is_none());
+}
+
+/// Sweeps the protected entries of main, a few at a time.
+fn sweep(example: &mut Example, now: Moment) -> (usize, Vec<String>) {
+    let (queue, mut seen, mut gone) = (QUEUES[0], 0, Vec::new());
+    example.store.begin_sweep();
+    let all = example.store.to_sweep(queue);
+    while seen < all {
+        let most = 3.min(all - seen);
+        let told = |key: KeyRef<'_>| gone.push(String::from_utf8_lossy(key.bytes).into_owned());
+        let swept = example.store.sweep(queue, most, now, &mut example.dropped, told);
+        assert!(swept.seen <= most);
+        seen += swept.seen;
+    }
+    (seen, gone)
+}
+
+#[test]
+fn a_sweep_takes_out_what_is_over_and_leaves_the_rest_in_its_order() {
+    let mut example = Example::with_room(20, 0);
+    for (at, name) in "abcdefghij".chars().map(String::from).enumerate() {
+        let life = Lifespan::new(second(0), if at % 3 == 0 { second(10) } else { Moment::NEVER });
+        example.insert(&name, Entry { life, ..entry(0, 100) }, Place::Main);
+    }
+    assert_eq!(sweep(&mut example, second(9)), (10, vec![]));
+    assert_eq!(example.holds(), ["abcdefghij|", "|"], "a whole round changes nothing");
+    assert_eq!(sweep(&mut example, second(10)), (10, ["a", "d", "g", "j"].map(String::from).to_vec()));
+    assert_eq!(example.holds(), ["bcefhi|", "|"]);
+    let usage = example.store.usage();
+    assert_eq!((usage.main_bytes, usage.expiries), (6 * ONE as u64, 4));
+    assert_eq!(sweep(&mut example, second(99)), (0, vec![]), "nothing that is left has an end");
+}
+
+#[test]
+fn a_sweep_tells_the_first_end_and_waits_for_a_grace() {
+    let mut example = Example::with_room(20, 0);
+    example.insert("a", tailed(1), Place::Main);
+    example.insert("b", entry(1, 100), Place::Main);
+    let mut swept = |now| example.store.sweep(QUEUES[0], 64, now, &mut example.dropped, |_| ());
+    assert_eq!(swept(second(9)).next_end, second(10));
+    assert_eq!(swept(second(32)).next_end, at(32_800));
+    assert_eq!(swept(second(33)).next_end, Moment::NEVER);
+}
+
+#[test]
+fn where_room_is_in_demand_a_sweep_stops_at_the_first_that_stays() {
+    let mut example = Example::with_room(4, 0);
+    example.add("abcd", Place::Main);
+    example.insert("x", Entry { life: Lifespan::new(second(0), second(1)), ..entry(0, 100) }, Place::Main);
+    assert_eq!(example.store.usage().evictions, 1);
+    let before = example.holds();
+    let swept = example.store.sweep(QUEUES[0], 64, second(2), &mut example.dropped, |_| ());
+    assert_eq!((swept.seen, swept.next_end), (0, second(10)));
+    assert_eq!(example.holds(), before);
+}
+
+/// A dice that is the same in every run.
+fn dice(state: &mut u64) -> f64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 33) as f64 / (1_u64 << 31) as f64
+}
+
+#[test]
+fn keys_that_were_loaded_together_do_not_come_back_together() {
+    const KEYS: u32 = 10_000;
+    const LIFE: u64 = 100;
+    let config = GroupConfig { jitter: 0.2, ..GroupConfig::default() };
+    for is_soft in [false, true] {
+        let (mut example, mut random) = (Example::with_room(KEYS as usize * 2, 0), 7);
+        // By second, which keys are due then. All of them are asked for all the time.
+        let mut due = BTreeMap::from([(0, (0..KEYS).collect::<Vec<_>>())]);
+        let mut loads = Vec::new();
+        for now in 0..5 * LIFE {
+            let together = due.remove(&now).unwrap_or_default();
+            loads.push(together.len() as u64);
+            for number in together {
+                let bytes = number.to_be_bytes();
+                let end = second(now) + config.jittered(Duration::from_secs(LIFE), dice(&mut random));
+                let (soft, hard) = if is_soft { (end, end + GRACE) } else { (Moment::NEVER, end) };
+                let life = Lifespan { born: second(now), soft, hard, grace: false };
+                let entry = Entry { life, ..entry(0, 100) };
+                example.store.insert(KeyRef::new(&bytes), entry, Place::Main, &mut example.dropped);
+                let ends = example.store.peek(KeyRef::new(&bytes), second(now)).unwrap().due();
+                due.entry(ends.since(second(0)).as_secs() + 1).or_default().push(number);
+            }
+        }
+        // Spread evenly over the fifth of their lives that the jitter has for it; and later on, over more.
+        let even = u64::from(KEYS) * 5 / LIFE;
+        let most = |from: u64| *loads[usize::try_from(from).unwrap()..].iter().max().unwrap();
+        assert_eq!(loads[0], u64::from(KEYS));
+        assert!((1..=3 * even).contains(&most(1)), "{} in a second, {even} would be even", most(1));
+        assert!(most(4 * LIFE) < even, "{} in a second by then", most(4 * LIFE));
+    }
 }
 
 /// What is done to the store and to the model.
@@ -585,7 +775,7 @@ struct Pair {
 impl Pair {
     fn new(budget: usize, hot_budget: usize) -> Self {
         let model = Model { budget, hot_budget: hot_budget.min(budget), ..Model::default() };
-        Self { store: Store::new(budget, hot_budget, 7), model, now: Moment::default(), values: Vec::new() }
+        Self { store: Store::new(budget, hot_budget, GRACE, 7), model, now: Moment::default(), values: Vec::new() }
     }
 
     /// Takes both through one step, and compares what they answer.
@@ -594,7 +784,7 @@ impl Pair {
             Step::Get(key, place) => {
                 let bytes = key_bytes(key);
                 let got = self.store.look(KeyRef::new(&bytes), place, self.now);
-                let got = got.map(|found| (found.value.map(|value| **value), found.expires));
+                let got = got.map(|found| (found.value().map(|value| **value), found.told().life().hard));
                 if got.is_none() {
                     self.store.missed(KeyRef::new(&bytes), self.now, dropped);
                 }
@@ -603,7 +793,7 @@ impl Pair {
             Step::Peek(key) => {
                 let bytes = key_bytes(key);
                 let got = self.store.peek(KeyRef::new(&bytes), self.now);
-                let got = got.map(|found| (found.value.map(|value| **value), found.expires));
+                let got = got.map(|found| (found.value().map(|value| **value), found.told().life().hard));
                 let held = self.model.held.iter().find(|held| held.key == key && self.now < held.expires);
                 prop_assert_eq!(got, held.map(|held| (held.value, held.expires)));
             }
@@ -647,7 +837,7 @@ impl Pair {
             asked: place,
             turn: 0,
         };
-        let entry = Entry { value, weight, born: self.now, expires };
+        let entry = Entry { value, weight, life: Lifespan::new(self.now, expires) };
         let before = self.store.places_taken;
         prop_assert_eq!(self.store.insert(KeyRef::new(&bytes), entry, place, dropped), self.model.insert(held));
         let moved = self.store.places_taken - before;

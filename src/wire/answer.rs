@@ -41,7 +41,14 @@ impl TryFrom<proto::Answer> for Answer {
 
 impl From<Copy> for proto::Value {
     fn from(copy: Copy) -> Self {
-        Self { value: copy.value, age_us: micros(copy.age), left_us: copy.left.map(micros), loaded: copy.loaded }
+        Self {
+            value: copy.value,
+            age_us: micros(copy.age),
+            left_us: copy.left.map(micros),
+            loaded: copy.loaded,
+            until_refresh_us: copy.until_refresh.map(micros),
+            grace_us: micros(copy.grace),
+        }
     }
 }
 
@@ -52,6 +59,8 @@ impl From<proto::Value> for Copy {
             age: duration(value.age_us),
             left: value.left_us.map(duration),
             loaded: value.loaded,
+            until_refresh: value.until_refresh_us.map(duration),
+            grace: duration(value.grace_us),
         }
     }
 }

@@ -63,6 +63,7 @@ fn get_request(sender: Option<proto::Sender>, get: &Get) -> proto::GetRequest {
         schema: get.terms.schema,
         time_limit_us: micros(get.terms.time_limit),
         nested: get.terms.nested,
+        max_age_us: get.terms.max_age.map(micros),
         key: key_out(&get.key),
         removed: get.after.removed.iter().map(span_out).collect(),
         offered: get.after.offered,
@@ -76,6 +77,7 @@ fn get_many_request(sender: Option<proto::Sender>, get: &GetMany) -> proto::GetM
         schema: get.terms.schema,
         time_limit_us: micros(get.terms.time_limit),
         nested: get.terms.nested,
+        max_age_us: get.terms.max_age.map(micros),
         keys: get.keys.iter().map(key_out).collect(),
     }
 }
@@ -98,6 +100,7 @@ fn insert_request(sender: Option<proto::Sender>, insert: Insert) -> proto::Inser
         is_offer: insert.value.is_none(),
         value: insert.value.unwrap_or_default(),
         time_to_live_us: insert.time_to_live.map(micros),
+        refresh_after_us: insert.refresh_after.map(micros),
     }
 }
 
@@ -115,7 +118,8 @@ impl TryFrom<proto::GetRequest> for Request {
 
     fn try_from(message: proto::GetRequest) -> Result<Self, Refusal> {
         let group = group_in(&message.group)?;
-        let terms = terms_in(group, message.schema, message.time_limit_us, message.nested);
+        let mut terms = terms_in(group, message.schema, message.time_limit_us, message.nested);
+        terms.max_age = message.max_age_us.map(duration);
         let after = After { removed: spans_in(&message.removed)?, offered: message.offered };
         let get = Get { terms, key: key_in(&message.key)?, after };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Get(get) })
@@ -127,7 +131,8 @@ impl TryFrom<proto::GetManyRequest> for Request {
 
     fn try_from(message: proto::GetManyRequest) -> Result<Self, Refusal> {
         let group = group_in(&message.group)?;
-        let terms = terms_in(group, message.schema, message.time_limit_us, message.nested);
+        let mut terms = terms_in(group, message.schema, message.time_limit_us, message.nested);
+        terms.max_age = message.max_age_us.map(duration);
         let get = GetMany { terms, keys: keys_in(&message.keys)? };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::GetMany(get) })
     }
@@ -135,7 +140,7 @@ impl TryFrom<proto::GetManyRequest> for Request {
 
 /// What all kinds of get have in common.
 pub(super) fn terms_in(group: Arc<str>, schema: u32, time_limit_us: u64, nested: bool) -> GetTerms {
-    GetTerms { group, schema, time_limit: duration(time_limit_us), nested }
+    GetTerms { group, schema, time_limit: duration(time_limit_us), nested, max_age: None }
 }
 
 impl TryFrom<proto::RemoveRequest> for Request {
@@ -165,6 +170,7 @@ impl TryFrom<proto::InsertRequest> for Request {
             key: key_in(&message.key)?,
             value: (!message.is_offer).then_some(message.value),
             time_to_live: message.time_to_live_us.map(duration),
+            refresh_after: message.refresh_after_us.map(duration),
         };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Insert(insert) })
     }

@@ -48,12 +48,15 @@ fn hellos() -> impl Strategy<Value = Hello> {
 }
 
 fn terms() -> impl Strategy<Value = GetTerms> {
-    ("\\PC{0,60}", any::<u32>(), durations(), any::<bool>()).prop_map(|(group, schema, time_limit, nested)| GetTerms {
-        group: Arc::from(group),
-        schema,
-        time_limit,
-        nested,
-    })
+    ("\\PC{0,60}", any::<u32>(), durations(), any::<bool>(), prop::option::of(durations())).prop_map(
+        |(group, schema, time_limit, nested, max_age)| GetTerms {
+            group: Arc::from(group),
+            schema,
+            time_limit,
+            nested,
+            max_age,
+        },
+    )
 }
 
 fn removal_ids() -> impl Strategy<Value = RemovalId> {
@@ -74,11 +77,15 @@ fn asks() -> impl Strategy<Value = Ask> {
             group,
             scope
         })),
-        (removal_ids(), terms(), keys(), prop::option::of(values()), prop::option::of(durations())).prop_map(
-            |(id, GetTerms { group, schema, .. }, key, value, time_to_live)| {
-                Ask::Insert(Insert { id, group, schema, key, value, time_to_live })
-            }
-        ),
+        (
+            (removal_ids(), terms()),
+            keys(),
+            prop::option::of(values()),
+            [prop::option::of(durations()), prop::option::of(durations())],
+        )
+            .prop_map(|((id, GetTerms { group, schema, .. }), key, value, [time_to_live, refresh_after])| {
+                Ask::Insert(Insert { id, group, schema, key, value, time_to_live, refresh_after })
+            },),
     ]
 }
 
@@ -103,8 +110,10 @@ fn errors() -> impl Strategy<Value = Error> {
 }
 
 fn answers() -> impl Strategy<Value = Answer> {
-    let copies = (values(), durations(), prop::option::of(durations()), any::<bool>())
-        .prop_map(|(value, age, left, loaded)| Copy { value, age, left, loaded });
+    let limits = (durations(), prop::option::of(durations()), prop::option::of(durations()), durations());
+    let copies = (values(), limits, any::<bool>()).prop_map(|(value, (age, left, until_refresh, grace), loaded)| {
+        Copy { value, age, left, until_refresh, grace, loaded }
+    });
     let outcomes =
         prop_oneof![copies.prop_map(Outcome::Value), Just(Outcome::NotFound), errors().prop_map(Outcome::Failed)];
     (outcomes, durations()).prop_map(|(outcome, held)| Answer { outcome, held })
@@ -277,10 +286,14 @@ fn long_messages_are_cut_between_characters() {
     assert_eq!(proto::Refusal::from(&refusal).message.len(), MAX_REFUSAL_LEN);
 }
 
+fn copy_of(value: Bytes) -> Copy {
+    let (age, left, until_refresh, grace) = (Duration::ZERO, None, None, Duration::ZERO);
+    Copy { value, age, left, until_refresh, grace, loaded: false }
+}
+
 fn answer_of(len: usize) -> Answer {
     let value = Bytes::from(vec![0; len]);
-    let copy = Copy { value, age: Duration::ZERO, left: None, loaded: false };
-    Answer { outcome: Outcome::Value(copy), held: Duration::ZERO }
+    Answer { outcome: Outcome::Value(copy_of(value)), held: Duration::ZERO }
 }
 
 #[test]
@@ -324,8 +337,7 @@ fn every_key_is_answered_exactly_once() {
 #[test]
 fn a_value_is_not_copied() {
     let value = Bytes::from(vec![1; 1000]);
-    let copy = Copy { value: value.clone(), age: Duration::ZERO, left: None, loaded: false };
-    let message = proto::Value::from(copy);
+    let message = proto::Value::from(copy_of(value.clone()));
     assert_eq!(message.value.as_ptr(), value.as_ptr());
     assert_eq!(Copy::from(message).value.as_ptr(), value.as_ptr());
 }

@@ -99,7 +99,13 @@ async fn the_terms_of_a_question_arrive(net: Net) {
     }));
     let node = node.await;
     let connection = node.connect().await;
-    let boundless = GetTerms { group: Arc::from(""), schema: u32::MAX, time_limit: Duration::MAX, nested: false };
+    let boundless = GetTerms {
+        group: Arc::from(""),
+        schema: u32::MAX,
+        time_limit: Duration::MAX,
+        nested: false,
+        max_age: Some(Duration::ZERO),
+    };
     for terms in [terms(), boundless, GetTerms { group: Arc::from("ü"), ..terms() }] {
         for key in [Key::new(""), Key::new(&[0xff, 0, 0xfe]), Key::new(&vec![b'x'; Key::MAX_LEN])] {
             ask_on(&connection, &sender("a"), terms.clone(), [key.clone()]).answers().await;
@@ -262,7 +268,8 @@ async fn questions_of_different_groups_and_limits_may_share_a_frame() {
     let of = |number: u32| {
         let group = Arc::from(if number.is_multiple_of(2) { "even" } else { "odd" });
         let time_limit = Duration::from_micros(u64::from(number) << 33);
-        GetTerms { group, schema: number / 3, time_limit, nested: number.is_multiple_of(5) }
+        let max_age = number.is_multiple_of(7).then_some(Duration::from_millis(number.into()));
+        GetTerms { group, schema: number / 3, time_limit, nested: number.is_multiple_of(5), max_age }
     };
     // Asked without a pause in between: they gather.
     let asks: Vec<_> =

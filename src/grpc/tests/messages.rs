@@ -37,7 +37,13 @@ pub(super) fn hello() -> Request {
 }
 
 pub(super) fn terms() -> GetTerms {
-    GetTerms { group: Arc::from("users"), schema: 3, time_limit: Duration::from_millis(1234), nested: true }
+    GetTerms {
+        group: Arc::from("users"),
+        schema: 3,
+        time_limit: Duration::from_millis(1234),
+        nested: true,
+        max_age: None,
+    }
 }
 
 pub(super) fn get(key: &str) -> Request {
@@ -60,8 +66,15 @@ pub(super) fn remove(scope: Scope) -> Request {
 
 pub(super) fn insert(value: Bytes) -> Request {
     let time_to_live = value.len().is_multiple_of(2).then_some(Duration::from_secs(60));
-    let (id, group, key) = (removal_id(), Arc::from("users"), Key::new("k"));
-    let insert = Insert { id, group, schema: 0, key, value: Some(value), time_to_live };
+    let insert = Insert {
+        id: removal_id(),
+        group: Arc::from("users"),
+        schema: 0,
+        key: Key::new("k"),
+        value: Some(value),
+        time_to_live,
+        refresh_after: time_to_live.map(|life| life / 2),
+    };
     from_a(Ask::Insert(insert))
 }
 
@@ -73,11 +86,15 @@ pub(super) fn odd_requests() -> Vec<Request> {
     requests.push(remove(Scope::Keys(keys().into())));
     requests.extend([Bytes::new(), Bytes::from_static(b"\xff")].map(insert));
     requests.push(Request { sender: None, ..get("k") });
-    let boundless = GetTerms { group: Arc::from(""), schema: u32::MAX, time_limit: Duration::MAX, nested: false };
-    requests.push(Request {
-        sender: None,
-        ask: Ask::Get(Get { terms: boundless, key: Key::new("k"), after: After::default() }),
-    });
+    let boundless = GetTerms {
+        group: Arc::from(""),
+        schema: u32::MAX,
+        time_limit: Duration::MAX,
+        nested: false,
+        max_age: Some(Duration::ZERO),
+    };
+    let get = Get { terms: boundless, key: Key::new("k"), after: After::default() };
+    requests.push(Request { sender: None, ask: Ask::Get(get) });
     requests
 }
 
@@ -89,7 +106,14 @@ pub(super) fn refusals() -> Vec<Refusal> {
 }
 
 pub(super) fn value_answer(value: Bytes, left: Option<Duration>) -> Answer {
-    let copy = Copy { value, age: Duration::from_micros(5), left, loaded: left.is_none() };
+    let copy = Copy {
+        value,
+        age: Duration::from_micros(5),
+        left,
+        until_refresh: left.map(|left| left / 2),
+        grace: Duration::from_secs(1),
+        loaded: left.is_none(),
+    };
     Answer { outcome: Outcome::Value(copy), held: Duration::from_millis(3) }
 }
 

@@ -14,7 +14,7 @@ use super::super::parts::{duration, invalid, micros};
 use super::super::proto;
 use super::super::refusal::{MAX_REFUSAL_LEN, refusal_of};
 use super::common::{Parts, message_in, put_message, put_slice, slice_in, slice_len};
-use super::fields::{Fields, Head, bytes, nested_len, number, number_len, varint_len};
+use super::fields::{Fields, Head, bytes, nested_len, number, number_len, some_number_len};
 
 /// What can be put into a frame.
 #[derive(Clone, Debug)]
@@ -112,10 +112,13 @@ fn put_response(response: &Response, buf: &mut impl BufMut) {
 /// A response with a value, the value last: all that is before it is small, and is written at once.
 fn put_value(response: &Response, copy: &Copy, time_held: Duration, buf: &mut impl BufMut) {
     let (age, held_us, left) = (micros(copy.age), micros(time_held), copy.left.map(micros));
+    let (refresh, grace) = (copy.until_refresh.map(micros), micros(copy.grace));
     let len = copy.value.len();
     let value = number_len(age)
-        + left.map_or(0, |left| 1 + varint_len(left))
+        + some_number_len(left)
         + number_len(copy.loaded.into())
+        + some_number_len(refresh)
+        + number_len(grace)
         + nested_len(len);
     let answer = number_len(held_us) + nested_len(value);
     let whole = number_len(response.id) + number_len(response.sliced) + nested_len(answer);
@@ -126,7 +129,11 @@ fn put_value(response: &Response, copy: &Copy, time_held: Duration, buf: &mut im
     if let Some(left) = left {
         small.some_number(3, left);
     }
-    small.number(4, copy.loaded.into()).nested(1, len);
+    small.number(4, copy.loaded.into());
+    if let Some(refresh) = refresh {
+        small.some_number(5, refresh);
+    }
+    small.number(6, grace).nested(1, len);
     small.put(buf);
     buf.put_slice(&copy.value);
 }
@@ -225,8 +232,17 @@ fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
     const AGE: u64 = number(2);
     const LEFT: u64 = number(3);
     const LOADED: u64 = number(4);
+    const UNTIL_REFRESH: u64 = number(5);
+    const GRACE: u64 = number(6);
 
-    let mut copy = Copy { value: Bytes::new(), age: Duration::ZERO, left: None, loaded: false };
+    let mut copy = Copy {
+        value: Bytes::new(),
+        age: Duration::ZERO,
+        left: None,
+        until_refresh: None,
+        grace: Duration::ZERO,
+        loaded: false,
+    };
     let mut fields = Fields::new(frame, range);
     while let Some(tag) = fields.tag()? {
         match tag {
@@ -234,7 +250,9 @@ fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
             AGE => copy.age = duration(fields.number()?),
             LEFT => copy.left = Some(duration(fields.number()?)),
             LOADED => copy.loaded = fields.number()? != 0,
-            other => fields.skip(other, 4)?,
+            UNTIL_REFRESH => copy.until_refresh = Some(duration(fields.number()?)),
+            GRACE => copy.grace = duration(fields.number()?),
+            other => fields.skip(other, 6)?,
         }
     }
     Ok(copy)

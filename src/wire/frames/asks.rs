@@ -17,7 +17,7 @@ use super::super::proto;
 use super::super::request::{WireRequest, terms_in};
 use super::super::sender::sender_in;
 use super::common::{Parts, message_in, put_message, put_slice, slice_in, slice_len};
-use super::fields::{Broken, Fields, Head, bytes, nested_len, number, number_len};
+use super::fields::{Broken, Fields, Head, bytes, nested_len, number, number_len, some_number_len};
 
 /// What can be put into a frame.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub(crate) struct AskFrame {
 /// Questions for keys of one group.
 #[derive(Debug)]
 pub(crate) struct Gets {
-    /// Without a time limit: each question has its own.
+    /// Without what each question has of its own: how long it waits, and how old the value may be.
     pub(crate) terms: Result<GetTerms, Refusal>,
     pub(crate) questions: Vec<Question>,
 }
@@ -92,6 +92,7 @@ pub(crate) struct Question {
     pub(crate) id: u64,
     pub(crate) key: Bytes,
     pub(crate) time_limit: Duration,
+    pub(crate) max_age: Option<Duration>,
     pub(crate) after: After,
 }
 
@@ -148,16 +149,18 @@ fn is_get_on(terms: &GetTerms, part: &Part<AskItem>) -> bool {
             && other.nested == terms.nested)
 }
 
-/// One section of questions that have all but their time limits in common.
+/// One section of questions that have all in common but how long they wait and how old a value may be.
 fn put_gets(terms: &GetTerms, gets: &[Part<AskItem>], buf: &mut impl BufMut) {
     let questions = || {
         gets.iter().filter_map(|part| match part {
-            Part::Message(AskItem::Get { id, terms, key, after }) => Some((*id, key, micros(terms.time_limit), after)),
+            Part::Message(AskItem::Get { id, terms, key, after }) => {
+                Some((*id, key, micros(terms.time_limit), terms.max_age.map(micros), after))
+            }
             _ => None,
         })
     };
-    let len_of = |(id, key, limit, after): (u64, &Key, u64, &After)| {
-        number_len(id) + nested_len(key.len()) + number_len(limit) + after_len(after)
+    let len_of = |(id, key, limit, age, after): (u64, &Key, u64, Option<u64>, &After)| {
+        number_len(id) + nested_len(key.len()) + number_len(limit) + some_number_len(age) + after_len(after)
     };
     let group = nested_len(terms.group.len());
     let all: usize = questions().map(|question| nested_len(len_of(question))).sum();
@@ -165,9 +168,13 @@ fn put_gets(terms: &GetTerms, gets: &[Part<AskItem>], buf: &mut impl BufMut) {
     Head::new().nested(5, len).nested(1, terms.group.len()).put(buf);
     buf.put_slice(terms.group.as_bytes());
     Head::new().number(2, terms.schema.into()).number(3, terms.nested.into()).put(buf);
-    for (id, key, limit, after) in questions() {
+    for (id, key, limit, age, after) in questions() {
         let mut head = Head::new();
-        head.nested(4, len_of((id, key, limit, after))).number(1, id).number(3, limit).nested(2, key.len());
+        head.nested(4, len_of((id, key, limit, age, after))).number(1, id).number(3, limit);
+        if let Some(age) = age {
+            head.some_number(6, age);
+        }
+        head.nested(2, key.len());
         head.put(buf);
         buf.put_slice(key);
         for span in &after.removed {
@@ -252,8 +259,10 @@ fn question_in(frame: &Bytes, range: Range<usize>) -> Result<Question, Refusal> 
     const TIME_LIMIT: u64 = number(3);
     const REMOVED: u64 = bytes(4);
     const OFFERED: u64 = number(5);
+    const MAX_AGE: u64 = number(6);
 
-    let mut question = Question { id: 0, key: Bytes::new(), time_limit: Duration::ZERO, after: After::default() };
+    let (key, time_limit) = (Bytes::new(), Duration::ZERO);
+    let mut question = Question { id: 0, key, time_limit, max_age: None, after: After::default() };
     let mut fields = Fields::new(frame, range);
     while let Some(tag) = fields.tag()? {
         match tag {
@@ -262,7 +271,8 @@ fn question_in(frame: &Bytes, range: Range<usize>) -> Result<Question, Refusal> 
             TIME_LIMIT => question.time_limit = duration(fields.number()?),
             REMOVED => question.after.removed.push(span_in(Some(&message_in(frame, fields.bytes()?)?))?),
             OFFERED => question.after.offered = fields.number()?,
-            other => fields.skip(other, 5)?,
+            MAX_AGE => question.max_age = Some(duration(fields.number()?)),
+            other => fields.skip(other, 6)?,
         }
     }
     Ok(question)

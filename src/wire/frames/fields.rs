@@ -16,13 +16,18 @@ use super::super::parts::invalid;
 const MAX_VARINT: usize = 10;
 
 /// How many bytes a number takes.
-pub(super) fn varint_len(value: u64) -> usize {
+fn varint_len(value: u64) -> usize {
     prost::encoding::encoded_len_varint(value)
 }
 
 /// How many bytes a field with a number takes; none if it is zero, which is how zero is told.
 pub(super) fn number_len(value: u64) -> usize {
     if value == 0 { 0 } else { 1 + varint_len(value) }
+}
+
+/// How many bytes a field with a number takes, if it is there, also if it is zero.
+pub(super) fn some_number_len(value: Option<u64>) -> usize {
+    value.map_or(0, |value| 1 + varint_len(value))
 }
 
 /// How many bytes a field takes that has so many bytes in it.

@@ -19,6 +19,7 @@ use crate::message::{
 use crate::wire::news::spans_in;
 use crate::wire::parts::micros;
 use crate::wire::proto;
+use crate::wire::request::terms_in;
 use crate::wire::strategies::{acks, afters};
 
 fn sender() -> Arc<Sender> {
@@ -40,16 +41,14 @@ fn wholes() -> impl Strategy<Value = Duration> {
 }
 
 fn asks() -> impl Strategy<Value = Part<AskItem>> {
-    let terms = (prop_oneof![Just("g"), Just("other"), Just("")], 0..2_u32, any::<bool>(), wholes());
-    let get =
-        (any::<u64>(), terms, bytes(), afters()).prop_map(|(id, (group, schema, nested, time_limit), key, after)| {
-            AskItem::Get {
-                id,
-                terms: GetTerms { group: Arc::from(group), schema, time_limit, nested },
-                key: Key::new(&key),
-                after,
-            }
-        });
+    let groups = prop_oneof![Just("g"), Just("other"), Just("")];
+    let terms = (groups, 0..2_u32, any::<bool>(), wholes(), prop::option::of(wholes()));
+    let get = (any::<u64>(), terms, bytes(), afters()).prop_map(
+        |(id, (group, schema, nested, time_limit, max_age), key, after)| {
+            let terms = GetTerms { group: Arc::from(group), schema, time_limit, nested, max_age };
+            AskItem::Get { id, terms, key: Key::new(&key), after }
+        },
+    );
     let call = any::<u64>().prop_map(|id| {
         let call = proto::call::Call::Remove(proto::RemoveRequest { group: "g".into(), ..Default::default() });
         AskItem::Call(Box::new(proto::Call { id, call: Some(call), sliced: id / 2 }))
@@ -65,8 +64,10 @@ fn asks() -> impl Strategy<Value = Part<AskItem>> {
 }
 
 fn answers() -> impl Strategy<Value = Part<AnswerItem>> {
-    let value = (bytes(), wholes(), prop::option::of(wholes()), any::<bool>());
-    let value = value.prop_map(|(value, age, left, loaded)| Outcome::Value(Copy { value, age, left, loaded }));
+    let limits = (wholes(), prop::option::of(wholes()), prop::option::of(wholes()), wholes());
+    let value = (bytes(), limits, any::<bool>()).prop_map(|(value, (age, left, until_refresh, grace), loaded)| {
+        Outcome::Value(Copy { value, age, left, until_refresh, grace, loaded })
+    });
     let outcome = prop_oneof![
         4 => value,
         1 => Just(Outcome::NotFound),
@@ -97,11 +98,13 @@ fn written(frame: &[Part<AskItem>]) -> Bytes {
     written.into()
 }
 
-fn questions(gets: &[Gets]) -> Vec<(u64, Bytes, u64, GetTerms, After)> {
+type Asked = (u64, Bytes, u64, Option<u64>, GetTerms, After);
+
+fn questions(gets: &[Gets]) -> Vec<Asked> {
     let of = |gets: &Gets| {
         let terms = gets.terms.clone().unwrap();
-        let question = move |Question { id, key, time_limit, after }: &Question| {
-            (*id, key.clone(), micros(*time_limit), terms.clone(), after.clone())
+        let question = move |Question { id, key, time_limit, max_age, after }: &Question| {
+            (*id, key.clone(), micros(*time_limit), max_age.map(micros), terms.clone(), after.clone())
         };
         gets.questions.iter().map(question).collect::<Vec<_>>()
     };
@@ -124,10 +127,10 @@ proptest! {
             prop_assert_eq!(&read.slices, &slices.collect::<Vec<_>>());
             let theirs = generated.gets.iter().flat_map(|gets| {
                 let group: Arc<str> = Arc::from(gets.group.as_str());
-                let terms = GetTerms { group, schema: gets.schema, time_limit: Duration::ZERO, nested: gets.nested };
+                let terms = terms_in(group, gets.schema, 0, gets.nested);
                 let question = move |asked: &proto::Question| {
                     let after = After { removed: spans_in(&asked.removed).unwrap(), offered: asked.offered };
-                    (asked.id, asked.key.clone(), asked.time_limit_us, terms.clone(), after)
+                    (asked.id, asked.key.clone(), asked.time_limit_us, asked.max_age_us, terms.clone(), after)
                 };
                 gets.questions.iter().map(question).collect::<Vec<_>>()
             });
@@ -136,9 +139,9 @@ proptest! {
         // And everything that was put in is there, in its order.
         let asked = frame.iter().filter_map(|part| match part {
             Part::Message(AskItem::Get { id, terms, key, after }) => {
-                let limit = micros(terms.time_limit);
-                let terms = GetTerms { time_limit: Duration::ZERO, ..terms.clone() };
-                Some((*id, Bytes::copy_from_slice(key), limit, terms, after.clone()))
+                let (limit, age) = (micros(terms.time_limit), terms.max_age.map(micros));
+                let terms = GetTerms { time_limit: Duration::ZERO, max_age: None, ..terms.clone() };
+                Some((*id, Bytes::copy_from_slice(key), limit, age, terms, after.clone()))
             }
             _ => None,
         });
@@ -191,9 +194,8 @@ fn what_a_newer_peer_adds_is_passed_over() {
     // Field 15, in each of the ways that a field can be written, around a question.
     let added: &[u8] =
         &[15 << 3, 1, 15 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0, 15 << 3 | 2, 2, 7, 7, 15 << 3 | 5, 0, 0, 0, 0];
-    let terms = GetTerms { group: Arc::from("g"), schema: 1, time_limit: Duration::ZERO, nested: false };
-    let question =
-        written(&[Part::Message(AskItem::Get { id: 1, terms, key: Key::new("k"), after: After::default() })]);
+    let (terms, key, after) = (terms_in(Arc::from("g"), 1, 0, false), Key::new("k"), After::default());
+    let question = written(&[Part::Message(AskItem::Get { id: 1, terms, key, after })]);
     let read = decode_asks(&[added, &question, added].concat().into()).unwrap();
     assert_eq!(read.gets[0].questions[0].key, "k");
 }

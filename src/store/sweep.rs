@@ -1,0 +1,82 @@
+//! The sweep: expired entries that nobody asks for give their bytes back.
+//!
+//! A queue is swept from its oldest end, a few entries at a time, so that the store is held only for a moment. What has
+//! not expired goes to the other end: after as many steps as there are entries, all have been looked at, and lie in the
+//! order in which they lay. In between the order begins elsewhere, as if the hand that picks who goes had been moved
+//! on. That does no harm while nobody has to go; where entries are put out to make room, the expired ones are among
+//! them, and the sweep leaves it at those that are at the old end.
+
+use super::{Dropped, Place, Rank, Store};
+use crate::key::KeyRef;
+use crate::time::Moment;
+
+/// The queues that are swept, one after the other.
+pub(crate) const QUEUES: [Queue; 4] = [
+    Queue(Place::Main, Rank::Protected),
+    Queue(Place::Main, Rank::Probation),
+    Queue(Place::Hot, Rank::Protected),
+    Queue(Place::Hot, Rank::Probation),
+];
+
+/// One of the queues of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Queue(Place, Rank);
+
+/// What a few steps of a sweep came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Swept {
+    /// How many entries were looked at: fewer than asked for if there are no more, or the rest is left as it is.
+    pub(crate) seen: usize,
+    /// When the first of those that stay has its end; [`Moment::NEVER`] if none has.
+    pub(crate) next_end: Moment,
+}
+
+impl<V> Store<V> {
+    /// How many entries a queue has, if any of them has an end: so many are to be swept.
+    pub(crate) fn to_sweep(&self, Queue(place, rank): Queue) -> usize {
+        let queue = self.side(place).queue(rank);
+        if queue.mortal() == 0 { 0 } else { queue.len() }
+    }
+
+    /// A round of sweeping begins: from here on an eviction tells that room is in demand.
+    pub(crate) fn begin_sweep(&mut self) {
+        self.swept_after = self.evictions;
+    }
+
+    /// Looks at the `most` oldest entries of a queue, and takes out those whose end has come; `gone` is told of each.
+    /// Those that stay keep their order, behind the rest; unless room is in demand: then the first one that stays is
+    /// the last one that is looked at.
+    pub(crate) fn sweep(
+        &mut self,
+        Queue(place, rank): Queue,
+        most: usize,
+        now: Moment,
+        dropped: &mut Dropped<V>,
+        mut gone: impl FnMut(KeyRef<'_>),
+    ) -> Swept {
+        let mut swept = Swept { seen: 0, next_end: Moment::NEVER };
+        let is_quiet = self.swept_after == self.evictions;
+        while swept.seen < most {
+            let Some(oldest) = self.side(place).queue(rank).oldest() else { break };
+            let end = oldest.life.end(self.grace);
+            let stays = now < end;
+            if stays {
+                swept.next_end = swept.next_end.min(end);
+            }
+            if stays && !is_quiet {
+                break;
+            }
+            let queue = self.side_mut(place).queue_mut(rank);
+            let Some((key, kept)) = queue.take_oldest() else { break };
+            swept.seen += 1;
+            if stays {
+                queue.put(key, kept);
+            } else {
+                gone(KeyRef::new(key.bytes()));
+                self.expiries += 1;
+                dropped.values.extend(kept.value);
+            }
+        }
+        swept
+    }
+}
