@@ -69,6 +69,7 @@ impl Running {
         let mut is_open = true;
         while is_open || !calls.is_empty() {
             tokio::select! {
+                biased; // what ends makes room before there is more of it; and a simulation runs the same way twice
                 Some(()) = calls.next() => {}
                 call = self.0.recv(), if is_open => match call {
                     Some(call) => calls.push(call),

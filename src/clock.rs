@@ -1,8 +1,10 @@
-//! The one place that reads the time and rolls dice.
+//! The one place that reads the time and rolls dice, and that asks what the machine is like.
 //!
 //! Everything below takes time and randomness as arguments; `clippy.toml` bans reading them elsewhere. The time is
-//! tokio's, so that a paused runtime pauses a whole node.
+//! tokio's, so that a paused runtime pauses a whole node. In a simulation the dice fall as its seed says, and the
+//! machine is always the same one.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -77,6 +79,61 @@ pub(crate) fn dice() -> f64 {
 #[expect(clippy::disallowed_methods, reason = "the one place that rolls dice")]
 pub(crate) fn random() -> u64 {
     fastrand::u64(..)
+}
+
+/// How many cores there are to share the work. In a simulation always the same, so that a seed means the same run on
+/// every machine.
+pub(crate) fn cores() -> usize {
+    if is_simulated() { 2 } else { std::thread::available_parallelism().map_or(1, NonZeroUsize::get) }
+}
+
+/// Whether this thread simulates: what would be left to other threads is done at once then.
+#[cfg(not(feature = "test-util"))]
+pub(crate) const fn is_simulated() -> bool {
+    false
+}
+
+#[cfg(feature = "test-util")]
+pub(crate) use simulated::{Simulated, is_simulated};
+
+/// Chance that has a seed.
+#[cfg(feature = "test-util")]
+mod simulated {
+    use std::cell::Cell;
+
+    thread_local! {
+        static SIMULATED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Whether this thread simulates: what would be left to other threads is done at once then.
+    pub(crate) fn is_simulated() -> bool {
+        SIMULATED.get()
+    }
+
+    /// While it lives, this thread simulates: its dice fall as a seed says.
+    #[derive(Debug)]
+    pub(crate) struct Simulated {
+        /// Where the dice of the thread were.
+        before: u64,
+    }
+
+    impl Simulated {
+        /// # Panics
+        /// If the thread simulates already: the two would roll the same dice.
+        pub(crate) fn from_seed(seed: u64) -> Self {
+            assert!(!SIMULATED.replace(true), "a simulation cannot run inside of another");
+            let before = fastrand::get_seed();
+            fastrand::seed(seed);
+            Self { before }
+        }
+    }
+
+    impl Drop for Simulated {
+        fn drop(&mut self) {
+            fastrand::seed(self.before);
+            SIMULATED.set(false);
+        }
+    }
 }
 
 /// Waits for `duration`.

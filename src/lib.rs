@@ -97,12 +97,16 @@ mod removal;
 mod removals;
 mod route;
 mod shards;
+#[cfg(feature = "test-util")]
+pub mod simulation;
 mod stats;
 mod store;
 mod tasks;
 mod time;
 mod token;
 mod transport;
+#[cfg(feature = "test-util")]
+mod turns;
 mod wire;
 
 #[cfg(feature = "json")]

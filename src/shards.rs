@@ -13,13 +13,12 @@ mod lives;
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::encoded::Encoded;
 use crate::entry::{Source, Value};
 use crate::error::{Error, LoadError};
@@ -187,11 +186,10 @@ impl<V: Value> Shards<V> {
         clock: Clock,
         random: impl Fn() -> u64,
     ) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let few = (capacity / SMALLEST_OF_FEW).clamp(1, FEW_SHARDS);
         let affordable = (capacity / SMALLEST_SHARD).max(few);
         // The largest power of two that is affordable, so that a shard is picked by a mask.
-        let count = (cores * SHARDS_PER_CORE).next_power_of_two().min(1 << affordable.ilog2());
+        let count = (clock::cores() * SHARDS_PER_CORE).next_power_of_two().min(1 << affordable.ilog2());
         let encoded_budget = part(capacity / count, encoded_share);
         let budget = capacity / count - encoded_budget;
         let hot_budget = part(budget, hot_share);

@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
 use crate::stats::Counter;
+#[cfg(feature = "test-util")]
+use crate::turns::Turns;
 
 /// The kinds of work that a shutdown can cut short.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +75,9 @@ pub(crate) struct Tasks {
     /// Ends the services.
     end: CancellationToken,
     cut_short: Arc<[AtomicU64; 3]>,
+    /// What a simulation stops the node with.
+    #[cfg(feature = "test-util")]
+    pub(crate) turns: Arc<Turns>,
 }
 
 impl Tasks {
@@ -101,6 +106,8 @@ impl Tasks {
     pub(crate) fn work(&self, kind: Work, work: impl Future<Output = ()> + Send + 'static) {
         let Ok(runtime) = self.runtime() else { return };
         let (cut, cut_short) = (self.cut.clone(), Arc::clone(&self.cut_short));
+        #[cfg(feature = "test-util")]
+        let work = self.turns.gate(work);
         let task = async move {
             if cut.run_until_cancelled_owned(work).await.is_none() {
                 cut_short[kind as usize].fetch_add(1, Ordering::Relaxed);
@@ -113,6 +120,8 @@ impl Tasks {
     pub(crate) fn service(&self, service: impl Future<Output = ()> + Send + 'static) {
         let Ok(runtime) = self.runtime() else { return };
         let end = self.end.clone();
+        #[cfg(feature = "test-util")]
+        let service = self.turns.gate(service);
         let task = async move {
             end.run_until_cancelled_owned(service).await;
         };

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 6] = [
     &["codec", "config", "entry", "error", "key", "lifespan", "member", "removal", "stats", "time"],
     &["batch", "encoded", "membership", "message", "placement", "queue", "removals", "route", "store", "token"],
-    &["clock", "coherence", "flight", "hits", "loader", "receipt", "shards", "tasks", "transport"],
+    &["clock", "coherence", "flight", "hits", "loader", "receipt", "shards", "tasks", "transport", "turns"],
     &["calls", "grpc", "memory", "peers", "wire"],
     &["group"],
-    &["node"],
+    &["node", "simulation"],
 ];
 
 /// What floor 1 must not mention: tasks, locks, clocks, dice.

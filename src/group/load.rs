@@ -190,6 +190,7 @@ impl<V: Value> Inner<V> {
         self.context.tasks.service(async move {
             while let Some(until) = group.next_expiry() {
                 tokio::select! {
+                    biased;
                     () = group.context.tasks.stopping().cancelled() => {
                         let doomed = group.line().queue.abandon();
                         return drop(doomed);

@@ -143,12 +143,14 @@ impl Wire {
             loop {
                 self.shared.until(silent).await;
                 tokio::select! {
+                    biased; // as all here, so that a simulation runs the same way twice
                     () = self.shared.until(|state| !silent(state)) => {}
                     () = sleep(SILENCE_LIMIT) => break,
                 }
             }
         };
         tokio::select! {
+            biased;
             () = silence => self.close("pings were not answered"),
             () = self.line.closed.cancelled() => {}
         }

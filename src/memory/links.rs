@@ -49,7 +49,25 @@ impl Way {
     }
 }
 
+/// What is wrong with a link, all of it. By default: nothing.
+#[cfg(feature = "test-util")]
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Condition {
+    pub(crate) refusing: bool,
+    pub(crate) silent: bool,
+    pub(crate) delay: Duration,
+    /// The probability of a loss, and the seed of the dice.
+    pub(crate) loss: Option<(f64, u64)>,
+}
+
 impl Link {
+    #[cfg(feature = "test-util")]
+    pub(super) fn become_so(&mut self, condition: &Condition) {
+        let Condition { refusing, silent, delay, loss } = *condition;
+        let loss = loss.map(|(probability, seed)| Loss::new(probability, seed));
+        *self = Self { refusing, silent, delay, loss, sent: self.sent };
+    }
+
     pub(super) fn heal(&mut self) {
         *self = Self { sent: self.sent, ..Self::default() };
     }

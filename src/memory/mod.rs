@@ -26,6 +26,8 @@ use crate::transport::{Handler, Transport};
 use crate::wire::message_limit;
 
 use connection::MemoryTransport;
+#[cfg(feature = "test-util")]
+pub(crate) use links::Condition;
 pub use links::MessageCounts;
 use links::{Link, Loss, Way};
 pub(crate) use state::ListenGuard;
@@ -40,6 +42,7 @@ use state::Shared;
 /// | --- | --- | --- |
 /// | [`cut`](Self::cut) | they are reset: calls fail at once | refused at once |
 /// | [`black_hole`](Self::black_hole) | calls wait, and fail when the connection closes after two seconds of silence | fail after one second |
+/// | [`reset`](Self::reset) | they are reset, once | none |
 /// | [`drop_messages`](Self::drop_messages) | a lost message resets its connection | none |
 /// | [`delay`](Self::delay) | every message takes longer | they take a round trip |
 ///
@@ -169,6 +172,34 @@ impl MemoryNetwork {
     #[must_use]
     pub fn messages(&self, from: &str, to: &str) -> MessageCounts {
         self.shared.state().links.get(&Way::new(from, to)).map(|link| link.sent).unwrap_or_default()
+    }
+
+    /// Resets the connections between the two, and lets them open new ones.
+    pub fn reset(&self, a: &str, b: &str) {
+        let ways = Way::both(a, b);
+        self.shared.reset("the connection was reset", |line| ways.contains(&line.way));
+    }
+
+    /// Makes the link in one direction just so, whatever it was like.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn make(&self, from: &str, to: &str, condition: &Condition) {
+        let way = Way::new(from, to);
+        self.change(&way, |link| link.become_so(condition));
+        if condition.refusing {
+            self.shared.reset("the link was cut", |line| line.way == way);
+        }
+    }
+
+    /// Takes the machine at this address off the network: nobody hears of it any more, as if it had lost its power.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn unplug(&self, address: &str) {
+        self.shared.unplug(address);
+    }
+
+    /// Puts it back.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn plug_in(&self, address: &str) {
+        self.shared.plug_in(address);
     }
 
     fn change(&self, way: &Way, change: impl FnOnce(&mut Link)) {

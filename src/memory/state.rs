@@ -8,11 +8,11 @@
 //!
 //! It does not know what crosses a connection, nor how long that takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::transport::{Handler, Unreachable};
@@ -24,7 +24,7 @@ pub(super) struct Shared {
     pub(super) message_limit: usize,
     state: Mutex<State>,
     /// Wakes the messages that wait for a link to change.
-    changed: watch::Sender<()>,
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -32,6 +32,8 @@ pub(super) struct State {
     pub(super) links: BTreeMap<Way, Link>,
     pub(super) connections: BTreeMap<u64, Arc<Line>>,
     listeners: BTreeMap<Arc<str>, Listener>,
+    /// Addresses whose machine is off.
+    unplugged: BTreeSet<Arc<str>>,
     last_id: u64,
 }
 
@@ -52,7 +54,7 @@ pub(super) struct Line {
 
 impl Shared {
     pub(super) fn new(message_limit: usize) -> Self {
-        Self { message_limit, state: Mutex::default(), changed: watch::Sender::new(()) }
+        Self { message_limit, state: Mutex::default(), changed: Notify::new() }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -62,15 +64,18 @@ impl Shared {
     /// Changes links, and wakes who waits for that.
     pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 
     /// Resolves as soon as the links are as `condition` wants them.
     pub(super) async fn until(&self, condition: impl Fn(&mut State) -> bool) {
-        let mut changed = self.changed.subscribe();
-        while !condition(&mut self.state()) {
-            // The sender is in `self`: this never fails.
-            let _ = changed.changed().await;
+        loop {
+            // It is listened for changes before the look, so that none is missed in between.
+            let changed = self.changed.notified();
+            if condition(&mut self.state()) {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -82,6 +87,18 @@ impl Shared {
         line.why_closed.get_or_init(|| why);
         self.state().connections.remove(&line.id);
         line.closed.cancel();
+    }
+
+    /// From now on nothing gets to an address nor away from it: its connections are reset, and there are no new ones.
+    #[cfg(feature = "test-util")]
+    pub(super) fn unplug(&self, address: &str) {
+        self.state().unplugged.insert(Arc::from(address));
+        self.reset("the machine is off", |line| *line.way.from == *address || *line.way.to == *address);
+    }
+
+    #[cfg(feature = "test-util")]
+    pub(super) fn plug_in(&self, address: &str) {
+        self.state().unplugged.remove(address);
     }
 
     /// Closes the connections that `which` picks.
@@ -102,6 +119,9 @@ impl State {
     pub(super) fn open(&mut self, way: Way) -> Result<Arc<Line>, Unreachable> {
         if self.link(&way).refusing {
             return Err(Unreachable::new(format!("{} refuses connections: the link is cut", way.to)));
+        }
+        if [&way.from, &way.to].into_iter().any(|end| self.unplugged.contains(end)) {
+            return Err(Unreachable::new(format!("{} refuses connections: no machine is there", way.to)));
         }
         let Some(listener) = self.listeners.get(&way.to).map(|listener| listener.id) else {
             return Err(Unreachable::new(format!("{} refuses connections: no node is there", way.to)));

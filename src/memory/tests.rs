@@ -73,6 +73,17 @@ async fn a_cut_resets_what_is_open_until_it_heals() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reset_ends_what_is_open_both_ways_and_nothing_else() {
+    let pair = pair();
+    let (there, back) = (pair.connect("a:1", "b:1").await.unwrap(), pair.connect("b:1", "a:1").await.unwrap());
+    pair.network.reset("a:1", "c:1");
+    assert!(works(&there).await && works(&back).await);
+    pair.network.reset("b:1", "a:1");
+    assert!(!works(&there).await && !works(&back).await);
+    assert!(works(&pair.connect("a:1", "b:1").await.unwrap()).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_one_way_cut_leaves_the_other_way_alone() {
     let pair = pair();
     let (there, back) = (pair.connect("a:1", "b:1").await.unwrap(), pair.connect("b:1", "a:1").await.unwrap());

@@ -1,7 +1,10 @@
 //! Nodes on an in-process network: what tests of services start.
 
+use std::sync::Arc;
+
 use crate::error::StartError;
 use crate::memory::MemoryNetwork;
+use crate::turns::Turns;
 
 use super::{Node, NodeBuilder};
 
@@ -27,5 +30,12 @@ impl MemoryNetwork {
             node.set_peers(&addresses).await?;
         }
         Ok(nodes)
+    }
+}
+
+impl Node {
+    /// What its tasks need to run.
+    pub(crate) fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.core.tasks().turns)
     }
 }

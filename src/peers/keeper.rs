@@ -187,6 +187,7 @@ async fn pause(peers: &Peers, peer: &Peer) {
             return;
         }
         tokio::select! {
+            biased;
             () = clock::sleep(left) => {}
             () = peer.news() => {}
         }

@@ -172,6 +172,7 @@ impl Peer {
     /// Waits until the first try to reach it has ended: at most for the connect limit.
     pub(crate) async fn until_tried(&self) {
         tokio::select! {
+            biased;
             () = self.left.cancelled() => {}
             () = self.tried.wait() => {}
         }
