@@ -295,6 +295,12 @@ impl Health {
             // Its goodbye was overtaken by its end: what there is to wait for now is its return.
             return;
         }
+        self.on_found_draining(now);
+    }
+
+    /// The peer answered a try, and said that it is shutting down: it is there, whatever was known of it before, and
+    /// asking again soon would get the same answer.
+    pub(crate) fn on_found_draining(&mut self, now: Moment) {
         self.0 = State::Draining { retry_at: now + SLOW_PAUSE };
     }
 

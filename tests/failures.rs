@@ -619,3 +619,25 @@ async fn whatever_happens_gets_are_answered_in_time_and_in_the_end_all_is_as_bef
         chaos.check_healed().await;
     }
 }
+
+// In real time: a node that asks without a pause leaves a paused clock where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_drains_behind_a_lost_connection_is_not_greeted_without_a_pause() {
+    let cluster = Cluster::start(2).await;
+    let [asking, draining] = &cluster.members[..] else { unreachable!() };
+    cluster.source.set_delay(ms(600_000));
+    let load = draining.ask(&cluster.keys_ranked(&[1], 1)[0]);
+    until("the load runs", || cluster.source.loads() == 1).await;
+    let node = draining.node.clone();
+    let shutdown = tokio::spawn(async move { node.shutdown(ms(600_000)).await });
+    let (from, to) = (asking.address(), draining.address());
+    let hellos = || cluster.network.messages(&from, &to).hello;
+    let is_draining = || asking.state_of(&draining.name()) == Some(PeerState::Draining);
+    until("it has said goodbye", is_draining).await;
+    let before = hellos();
+    cluster.network.reset(&from, &to);
+    until("it is found to be draining", || is_draining() && hellos() > before).await;
+    assert!(hellos() <= before + 2, "{} hellos", hellos() - before);
+    shutdown.abort();
+    load.abort();
+}

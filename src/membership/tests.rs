@@ -268,3 +268,12 @@ fn a_peer_that_refused_is_tried_again_slowly() {
     assert_eq!(health.retry_at(), Some(at(5000)));
     assert_eq!(health.state(), PeerState::Refused { why: "belongs to cluster \"staging\"".into() });
 }
+
+#[test]
+fn a_peer_that_was_down_and_answers_that_it_drains_is_left_alone_for_a_while() {
+    let mut health = Health::default();
+    health.on_failure(at(0), 0.0, "the connection was closed");
+    health.on_found_draining(at(100));
+    assert_eq!((health.usable(), health.state()), (false, PeerState::Draining));
+    assert!(health.retry_at().unwrap() >= at(1_000), "it would be asked again at once, and again");
+}

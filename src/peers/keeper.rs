@@ -133,13 +133,15 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
                         continue;
                     }
                     peer.heard(&theirs, peers.view().members());
-                    if !theirs.draining {
+                    if theirs.draining {
+                        peer.found_draining();
+                    } else {
                         peer.up(&met.connection, theirs.sender.incarnation);
                     }
                 }
             },
             Ok(_) => peer.refused("it answered a hello with something else"),
-            Err(CallError::Refused(refusal)) if refusal.kind == RefusalKind::Draining => peer.draining(),
+            Err(CallError::Refused(refusal)) if refusal.kind == RefusalKind::Draining => peer.found_draining(),
             Err(CallError::Refused(refusal)) => peer.refused(&refusal.message),
             Err(CallError::Unreachable(why)) => return Err(why),
             // It is there, and has a lot to do: the next hello will tell.

@@ -281,8 +281,15 @@ impl Peer {
         self.has_been_tried();
     }
 
-    pub(super) fn draining(&self) {
+    /// It said goodbye.
+    fn draining(&self) {
         self.change(Health::on_draining);
+        self.has_been_tried();
+    }
+
+    /// It answered that it is shutting down.
+    pub(super) fn found_draining(&self) {
+        self.change(Health::on_found_draining);
         self.has_been_tried();
     }
 
