@@ -1098,3 +1098,32 @@ async fn the_same_holds_on_several_threads() {
         Chaos::run(seed).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_when_a_life_is_over_does_not_get_what_somebody_asked_for_before() {
+    let nodes = MemoryNetwork::new().start(2).await.unwrap();
+    let runs = Arc::new(AtomicU64::new(0));
+    let build = |node: &Node| {
+        let runs = Arc::clone(&runs);
+        let loader = move |key: Key| {
+            let run = runs.fetch_add(1, Ordering::SeqCst);
+            async move {
+                sleep(if key.as_bytes().starts_with(b"slow") { 3 * SECOND } else { Duration::ZERO }).await;
+                Ok::<_, BoxError>(run.to_string())
+            }
+        };
+        node.group("g").time_to_live(SECOND).jitter(0.0).hot_share(0.0).loader(loader).build().unwrap()
+    };
+    let groups: Vec<Group<String>> = nodes.iter().map(build).collect();
+    let placement = nodes[0].placement();
+    let theirs = |prefix| (0..100).map(|n| format!("{prefix}-{n}")).find(|key| *placement.owner_of(key) == "node-2:1");
+    let (brief, slow) = (theirs("brief").unwrap(), theirs("slow").unwrap());
+    assert_eq!(groups[1].get(&brief).await.unwrap(), "0");
+    // The copy of the one crosses together with the other, which is loaded first.
+    let (group, keys) = (groups[0].clone(), [brief.clone(), slow]);
+    let both = tokio::spawn(async move { group.get_many(keys).await });
+    sleep(2 * SECOND).await;
+    let late = ask(&groups[0], &brief);
+    assert_eq!(both.await.unwrap()[0].as_deref().unwrap(), "0", "it was good when it was asked for");
+    assert_eq!(late.await.unwrap().unwrap(), "2", "its life was over before this one asked");
+}

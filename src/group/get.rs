@@ -220,7 +220,7 @@ impl<V: Value> Inner<V> {
             let landing = wish.judged(self.landing_within(flight, left, now).await, demand);
             match landing {
                 Judged::TooOld => here |= !joined,
-                Judged::Landing(landing) if !joined || !is_others_limit(&landing) => {
+                Judged::Landing(landing) if !joined || !is_for_others(&landing, started) => {
                     return landing.map_err(|error| own_limit(error, limit));
                 }
                 Judged::Landing(_) => {}
@@ -299,7 +299,7 @@ impl<V: Value> Inner<V> {
         self.gets.joined.add(u64::from(joined));
         let started = self.now();
         let landing = self.landing_within(flight, limit, started).await;
-        if joined && is_others_limit(&landing) {
+        if joined && is_for_others(&landing, started) {
             let left = limit.saturating_sub(self.now().since(started));
             // Whatever it waits for now, the caller's limit is the one that it was given.
             return self.get_missing(key, left, Wish::default(), true).await.map_err(|error| own_limit(error, limit));
@@ -387,10 +387,15 @@ fn is_traced() -> bool {
     level_enabled!(Level::TRACE)
 }
 
-/// Whether a flight ended with the time limit of whoever started it: who joined it may still have time, and goes round
+/// Whether what a flight ended with is for those alone who were there before: the time limit of whoever started it, or
+/// a copy that was good when it was asked for, and no more when this caller `started`. Who joined it then goes round
 /// again.
-fn is_others_limit<V>(landing: &Landing<V>) -> bool {
-    matches!(landing, Err(Error::Timeout { .. }))
+fn is_for_others<V>(landing: &Landing<V>, started: Moment) -> bool {
+    match landing {
+        // One that is served in its grace is over for everybody.
+        Ok(landed) => landed.failed.is_none() && landed.life.hard < started,
+        Err(error) => matches!(error, Error::Timeout { .. }),
+    }
 }
 
 fn count<V>(tally: Tally<'_>, landing: &Landing<V>) {
