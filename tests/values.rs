@@ -15,7 +15,8 @@ use bytes::Bytes;
 use counting::{Cluster, Runs, now, settled};
 use futures::FutureExt;
 use peerage::{
-    BoxError, Codec, CodecError, Entry, Error, GetOptions, Group, Key, Loaded, Node, Prost, Raw, Shared, Source, Value,
+    BoxError, Codec, CodecError, Entry, Error, GetOptions, Group, Key, Loaded, MemoryNetwork, Node, Prost, Raw, Shared,
+    Source, Value,
 };
 use tokio::time::{advance, sleep};
 
@@ -842,4 +843,24 @@ async fn what_peers_ask_for_again_and_again_is_encoded_twice_and_again_when_it_c
     owner.clear().await.unwrap().everywhere().unwrap();
     assert_eq!(owner.stats().cache.encoded_bytes, 0);
     cluster.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_older_than_its_node_says_so() {
+    let network = MemoryNetwork::new();
+    let build = |node: &Node| -> Group<String> {
+        node.group("g").loader(|_: Key| async { Ok::<_, BoxError>(String::from("old")) }).build().unwrap()
+    };
+    let old = network.node("old:1").alone().start().await.unwrap();
+    let groups = [build(&old)];
+    let lists = ["old:1", "new:1"];
+    old.set_peers(lists).await.unwrap();
+    let owned = |key: &String| *old.placement().owner_of(key) == "old:1";
+    let key = (0..100).map(|number| number.to_string()).find(owned).unwrap();
+    groups[0].get(&key).await.unwrap();
+    sleep(60 * SECOND).await;
+    let new = network.node("new:1").peers(lists).start().await.unwrap();
+    let group = build(&new);
+    let entry = group.get_with(&key, GetOptions::new()).await.unwrap();
+    assert_eq!((entry.age(), entry.source()), (60 * SECOND, &Source::Peer("old:1".into())));
 }

@@ -34,6 +34,20 @@ impl MemoryNetwork {
 }
 
 impl Node {
+    /// Whether it lists so many members and reaches them all, as far as it knows: its fingerprint, or why not.
+    pub(crate) fn is_whole(&self, members: usize) -> Result<u64, String> {
+        let peers = &self.core.context.peers;
+        let view = peers.view();
+        let listed = view.members().len();
+        if listed != members {
+            return Err(format!("it lists {listed} members of {members}"));
+        }
+        match view.peers().find(|peer| !peer.is_up()) {
+            Some(peer) => Err(format!("{} is not up", peer.name())),
+            None => Ok(view.members().fingerprint()),
+        }
+    }
+
     /// What its tasks need to run.
     pub(crate) fn turns(&self) -> Arc<Turns> {
         Arc::clone(&self.core.tasks().turns)

@@ -10,6 +10,8 @@ mod beliefs;
 mod keeper;
 mod peer;
 mod share;
+#[cfg(feature = "test-util")]
+mod simulated;
 
 use std::sync::Arc;
 
@@ -68,6 +70,17 @@ impl View {
 
     fn is_own(&self, slot: Slot) -> bool {
         self.placement.owner(slot) == self.me()
+    }
+
+    /// A bit for each slot, set for this node's own.
+    fn own_bits(&self) -> Arc<[u64]> {
+        let (placement, me) = (&self.placement, self.me());
+        let bits = || share::bits(|slot| placement.owner(slot) == me);
+        #[cfg(feature = "test-util")]
+        if clock::is_simulated() {
+            return simulated::own_bits(self.members.names_and_weights(), me, bits);
+        }
+        bits()
     }
 
     /// Where a caller's request for a key goes.
@@ -133,7 +146,7 @@ impl Peers {
         connect_timeout: std::time::Duration,
     ) -> Self {
         let members = Members::alone(&own);
-        let placement = Arc::new(Placement::new(&members.names_and_weights()));
+        let placement = place(&members.names_and_weights());
         let view = View { members, placement, peers: vec![None] };
         Self {
             own,
@@ -143,7 +156,7 @@ impl Peers {
             coherence,
             transport,
             connect_timeout,
-            share: Share::new(|slot| view.is_own(slot)),
+            share: Share::new(&view.own_bits()),
             view: ArcSwap::from_pointee(view),
             changing: Mutex::default(),
             strangers: Strangers::default(),
@@ -213,7 +226,7 @@ impl Peers {
         self.coherence.list(old.peers().chain(view.peers()).map(|peer| peer.name().clone()));
         self.view.store(Arc::clone(&view));
         self.coherence.list(view.peers().map(|peer| peer.name().clone()));
-        self.share.set(|slot| view.is_own(slot));
+        self.share.set(&view.own_bits());
         self.strangers.forget(&view.members);
         self.change_connections(&old, &view);
         Ok(())
@@ -225,10 +238,10 @@ impl Peers {
             return Ok(Arc::clone(&old.placement));
         }
         if clock::is_simulated() {
-            return Ok(Arc::new(Placement::new(&names)));
+            return Ok(place(&names));
         }
         let runtime = self.tasks.runtime().map_err(|_| ConfigError::Closed)?;
-        let placing = runtime.spawn_blocking(move || Arc::new(Placement::new(&names)));
+        let placing = runtime.spawn_blocking(move || place(&names));
         // It fails only if the runtime is shutting down.
         placing.await.map_err(|_| ConfigError::Closed)
     }
@@ -310,4 +323,14 @@ impl Peers {
         stats.extend(self.strangers.stats(&view.members, self.clock.now()));
         stats
     }
+}
+
+/// Who owns what among these.
+fn place(members: &[(NodeName, u32)]) -> Arc<Placement> {
+    let place = |members: &[(NodeName, u32)]| Arc::new(Placement::new(members));
+    #[cfg(feature = "test-util")]
+    if clock::is_simulated() {
+        return simulated::placement(members, place);
+    }
+    place(members)
 }

@@ -8,6 +8,7 @@
 //! is only in which part of the cache an entry is to lie, and the next reader puts that right. Whoever decides where a
 //! request goes asks the view.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::key::{KeyHash, SLOTS, Slot};
@@ -18,17 +19,17 @@ use crate::store::Place;
 pub(super) struct Share(Box<[AtomicU64]>);
 
 impl Share {
-    pub(super) fn new(owns: impl Fn(Slot) -> bool) -> Self {
+    pub(super) fn new(bits: &[u64]) -> Self {
         let share = Self((0..SLOTS / BITS).map(|_| AtomicU64::new(0)).collect());
-        share.set(owns);
+        share.set(bits);
         share
     }
 
     /// Goes by other owners from now on.
-    pub(super) fn set(&self, owns: impl Fn(Slot) -> bool) {
-        for (word, slots) in self.0.iter().zip((0..=u16::MAX).step_by(BITS)) {
-            let bits = (slots..=u16::MAX).take(BITS).enumerate().map(|(bit, slot)| u64::from(owns(Slot(slot))) << bit);
-            word.store(bits.sum(), Ordering::Relaxed);
+    pub(super) fn set(&self, bits: &[u64]) {
+        debug_assert_eq!(bits.len(), self.0.len(), "as many words as there are");
+        for (word, bits) in self.0.iter().zip(bits) {
+            word.store(*bits, Ordering::Relaxed);
         }
     }
 
@@ -39,6 +40,15 @@ impl Share {
         let word = self.0[slot / BITS].load(Ordering::Relaxed);
         if word >> (slot % BITS) & 1 == 1 { Place::Main } else { Place::Hot }
     }
+}
+
+/// The bits of the slots that a node owns.
+pub(super) fn bits(owns: impl Fn(Slot) -> bool) -> Arc<[u64]> {
+    let word = |first: u16| {
+        let slots = (first..=u16::MAX).take(BITS).enumerate();
+        slots.map(|(bit, slot)| u64::from(owns(Slot(slot))) << bit).sum()
+    };
+    (0..=u16::MAX).step_by(BITS).map(word).collect()
 }
 
 /// Slots to a word.
@@ -55,11 +65,11 @@ mod tests {
 
     #[test]
     fn each_slot_is_what_was_set_last() {
-        let share = Share::new(|_| true);
+        let share = Share::new(&bits(|_| true));
         assert_eq!(owned(&share).len(), SLOTS);
-        share.set(|slot| slot.0 % 7 == 3);
+        share.set(&bits(|slot| slot.0 % 7 == 3));
         assert_eq!(owned(&share), (0..=u16::MAX).filter(|slot| slot % 7 == 3).collect::<Vec<_>>());
-        share.set(|_| false);
+        share.set(&bits(|_| false));
         assert!(owned(&share).is_empty());
     }
 }

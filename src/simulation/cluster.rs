@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::clock::{Clock, sleep};
+use crate::clock::{self, Clock, sleep};
 use crate::error::{ConfigError, StartError};
-use crate::membership::PeerState;
 use crate::memory::{Condition, MemoryNetwork};
 use crate::node::Node;
 use crate::tasks::ShutdownReport;
-use crate::time::Moment;
 
 use super::Fault;
 use super::machine::{Machine, Process, Wanted};
@@ -75,8 +73,8 @@ impl<S: Clone + Send + Sync + 'static> Cluster<S> {
         }
         let (faults, links) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(State { machines, faults, last_fault: 0, links, troubles: Vec::new() });
-        let cluster =
-            Self { shared: Arc::new(Shared { network, clock: Clock::start(), build: Box::new(build), state }) };
+        let clock = Clock::start();
+        let cluster = Self { shared: Arc::new(Shared { network, clock, build: Box::new(build), state }) };
         cluster.until(FIND_LIMIT, Self::is_whole).await;
         Ok(cluster)
     }
@@ -84,7 +82,7 @@ impl<S: Clone + Send + Sync + 'static> Cluster<S> {
     /// How long the cluster has been running, in its own time.
     #[must_use]
     pub fn now(&self) -> Duration {
-        self.shared.clock.now().since(Moment::START)
+        self.shared.clock.now().since(clock::MADE)
     }
 
     /// The network that it runs on.
@@ -211,16 +209,12 @@ impl<S: Clone + Send + Sync + 'static> Cluster<S> {
         if let Some(trouble) = state.troubles.first() {
             return Err(trouble.clone());
         }
-        let mut fingerprints = Vec::new();
+        let (machines, mut first) = (state.machines.len(), None);
         for (number, machine) in state.machines.iter().enumerate() {
             let Some(process) = &machine.process else { return Err(format!("node {number} is down")) };
-            let seen = process.node.stats();
-            fingerprints.push(seen.fingerprint);
-            if seen.members.len() != state.machines.len() || fingerprints[0] != seen.fingerprint {
-                return Err(format!("node {number} lists {:?}", seen.members));
-            }
-            if let Some(peer) = seen.peers.iter().find(|peer| peer.state != PeerState::Up) {
-                return Err(format!("to node {number}, {} is {:?}", peer.name, peer.state));
+            let fingerprint = process.node.is_whole(machines).map_err(|why| format!("node {number}: {why}"))?;
+            if *first.get_or_insert(fingerprint) != fingerprint {
+                return Err(format!("node {number} lists other members than node 0"));
             }
         }
         Ok(())
