@@ -1,0 +1,139 @@
+//! Hunts for the run that breaks a promise: any number of seeds, each a cluster through bad weather.
+//!
+//! ```console
+//! $ cargo run --release --example simulate -- --first-seed 1 --seeds 100000 --json   # last line: one JSON object
+//! $ cargo run --release --example simulate -- --first-seed 17 --seeds 1 --shrink     # the shortest story of a failure
+//! ```
+
+#[path = "../tests/simulation/mod.rs"]
+mod harness;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use harness::{Coverage, Outcome, Plan, Promise, play, play_aloud, shrink};
+use serde_json::json;
+
+/// How many violations are shown in words.
+const SHOWN: usize = 20;
+
+struct Options {
+    first_seed: u64,
+    seeds: u64,
+    threads: usize,
+    json: bool,
+    shrink: bool,
+    only: Option<String>,
+}
+
+impl Options {
+    fn parse() -> Result<Self, lexopt::Error> {
+        use lexopt::prelude::{Long, ValueExt};
+
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut options = Self { first_seed: 1, seeds: 1_000, threads, json: false, shrink: false, only: None };
+        let mut arguments = lexopt::Parser::from_env();
+        while let Some(argument) = arguments.next()? {
+            match argument {
+                Long("first-seed") => options.first_seed = arguments.value()?.parse()?,
+                Long("seeds") => options.seeds = arguments.value()?.parse()?,
+                Long("threads") => options.threads = arguments.value()?.parse()?,
+                Long("json") => options.json = true,
+                Long("shrink") => options.shrink = true,
+                Long("only") => options.only = Some(arguments.value()?.string()?),
+                Long("help") => {
+                    println!(
+                        "simulate [--first-seed N] [--seeds N] [--threads N] [--json] [--shrink] [--only PROMISE]"
+                    );
+                    std::process::exit(0);
+                }
+                other => return Err(other.unexpected()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// What all threads found together.
+#[derive(Default)]
+struct Found {
+    coverage: Coverage,
+    /// By promise, and whether the weather was bad.
+    violations: BTreeMap<(Promise, bool), u64>,
+    failing_seeds: Vec<u64>,
+    shown: usize,
+}
+
+impl Found {
+    fn note(&mut self, seed: u64, outcome: &Outcome, only: Option<&str>) {
+        self.coverage += &outcome.coverage;
+        for violation in &outcome.violations {
+            *self.violations.entry((violation.promise, violation.is_of_bad_weather)).or_default() += 1;
+            let is_asked_for = only.is_none_or(|only| only == kind(violation.promise, violation.is_of_bad_weather));
+            if is_asked_for && self.shown < SHOWN {
+                self.shown += 1;
+                println!("seed {seed}: {violation}");
+            }
+            if is_asked_for && self.failing_seeds.last() != Some(&seed) {
+                self.failing_seeds.push(seed);
+            }
+        }
+    }
+}
+
+fn kind(promise: Promise, is_of_bad_weather: bool) -> String {
+    let name = format!("{promise:?}").to_lowercase();
+    if is_of_bad_weather { format!("{name}_in_bad_weather") } else { name }
+}
+
+fn main() -> Result<(), lexopt::Error> {
+    let options = Options::parse()?;
+    let (next, end) = (AtomicU64::new(options.first_seed), options.first_seed + options.seeds);
+    let found = Mutex::new(Found::default());
+    std::thread::scope(|scope| {
+        for _ in 0..options.threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    let outcome = play(&Plan::of(seed), None);
+                    found.lock().expect("no thread panics with it").note(seed, &outcome, options.only.as_deref());
+                }
+            });
+        }
+    });
+    let found = found.into_inner().expect("no thread panics with it");
+    if options.shrink
+        && let Some(seed) = found.failing_seeds.iter().min()
+    {
+        tell_shortest_story(*seed, options.only.as_deref());
+    }
+    let kinds: BTreeMap<String, u64> =
+        found.violations.iter().map(|((promise, weather), count)| (kind(*promise, *weather), *count)).collect();
+    let mut report = found.coverage.json(&json!(found.violations.values().sum::<u64>()));
+    report["violations_by_promise"] = json!(kinds);
+    report["failing_seeds"] = json!(found.failing_seeds.len());
+    if options.json {
+        println!("{report}");
+    } else {
+        println!("{report:#}");
+    }
+    let failed = !found.violations.is_empty() || found.coverage.check().is_err();
+    std::process::exit(i32::from(failed));
+}
+
+/// Shrinks the first failure of a seed, and shows what is left of it.
+fn tell_shortest_story(seed: u64, only: Option<&str>) {
+    let plan = Plan::of(seed);
+    let is_asked_for = |violation: &&harness::Violation| {
+        only.is_none_or(|only| only == kind(violation.promise, violation.is_of_bad_weather))
+    };
+    let Some(first) = play(&plan, None).violations.iter().find(is_asked_for).cloned() else { return };
+    let is_same =
+        |it: &harness::Violation| (it.promise, it.is_of_bad_weather) == (first.promise, first.is_of_bad_weather);
+    let short = shrink(&plan, None, |outcome| outcome.violations.iter().any(is_same));
+    println!("\n{short}\n{}\n", play_aloud(&short, None).story.join("\n"));
+}

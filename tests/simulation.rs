@@ -1,0 +1,85 @@
+//! A thousand clusters through bad weather: what is promised holds in each, and the judge can say no.
+
+#[path = "simulation/mod.rs"]
+mod harness;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use harness::{Coverage, Plan, Planted, Promise, play, play_aloud, shrink};
+
+/// How many seeds are played here; `examples/simulate.rs` plays any number.
+const SEEDS: u64 = 1_000;
+
+#[test]
+fn what_is_promised_holds_in_every_run() {
+    let next = AtomicU64::new(1);
+    let coverage = Mutex::new(Coverage::default());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed > SEEDS {
+                        return;
+                    }
+                    let outcome = play(&Plan::of(seed), None);
+                    if let Some(failure) = outcome.failures().next() {
+                        // No other thread goes on for long with a story to tell.
+                        next.store(SEEDS + 1, Ordering::Relaxed);
+                        let promise = failure.promise;
+                        let fails = |outcome: &harness::Outcome| outcome.failures().any(|it| it.promise == promise);
+                        let short = shrink(&Plan::of(seed), None, fails);
+                        let story = play_aloud(&short, None).story.join("\n");
+                        panic!("seed {seed}: {failure}\n{short}\n{story}");
+                    }
+                    *coverage.lock().unwrap() += &outcome.coverage;
+                }
+            });
+        }
+    });
+    let coverage = coverage.into_inner().unwrap();
+    assert_eq!(coverage.seeds, SEEDS);
+    coverage.check().unwrap();
+}
+
+#[test]
+fn the_same_seed_is_the_same_run_down_to_the_last_message() {
+    for seed in 1..=20 {
+        let plan = Plan::of(seed);
+        let (one, other) = (play_aloud(&plan, None), play_aloud(&plan, None));
+        for (one, other) in one.story.iter().zip(&other.story) {
+            assert_eq!(one, other, "seed {seed}");
+        }
+        assert_eq!(one.hash, other.hash, "seed {seed}");
+        assert_eq!(one.hash, std::thread::spawn(move || play(&plan, None).hash).join().unwrap(), "on another thread");
+    }
+}
+
+#[test]
+fn each_planted_bug_is_caught_within_ten_seeds() {
+    for planted in Planted::ALL {
+        let promise = match planted {
+            Planted::IgnoresRemovals => Promise::Removed,
+            Planted::OutlivesItsLife => Promise::Life,
+            Planted::AnswersLate => Promise::Limit,
+            Planted::LoadsTwice => Promise::OneLoad,
+            Planted::TakesMoreBytes => Promise::Bytes,
+            Planted::NeverAnswers => Promise::Healing,
+            Planted::MixesKeysUp => Promise::Value,
+        };
+        let is_caught = |outcome: &harness::Outcome| outcome.failures().any(|it| it.promise == promise);
+        let caught = (1..=10).find(|seed| is_caught(&play(&Plan::of(*seed), Some(planted))));
+        assert!(caught.is_some(), "{planted:?} goes unseen");
+    }
+}
+
+#[test]
+fn a_failing_run_is_shrunk_to_a_few_events() {
+    let planted = Some(Planted::IgnoresRemovals);
+    let breaks = |outcome: &harness::Outcome| outcome.breaks(Promise::Removed);
+    let plan = (1..=10).map(Plan::of).find(|plan| breaks(&play(plan, planted))).unwrap();
+    let short = shrink(&plan, planted, breaks);
+    assert!(breaks(&play(&short, planted)));
+    assert!(short.events.len() <= 4, "a get, a removal and a get would do:\n{short}");
+}

@@ -1,0 +1,199 @@
+//! What happened, held against what is promised.
+//!
+//! The judge errs on one side: it says no only where nothing that could have happened unseen would excuse it.
+
+use std::fmt;
+use std::time::Duration;
+
+use peerage::Error;
+
+use super::books::{Books, Load, Removal, Stamp};
+use super::world::{NOT_FOUND_LIFE, TIMEOUT};
+
+/// What is promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Promise {
+    /// After a removal that reached everybody, no get that starts later returns a value whose load began before it.
+    Removed,
+    /// No value is served beyond its life, nor said to be younger than it is.
+    Life,
+    /// Every call ends within its limit.
+    Limit,
+    /// One load of a key at a time.
+    OneLoad,
+    /// Never more bytes than given.
+    Bytes,
+    /// When all faults are over, the nodes find each other, everything drains, and all agree.
+    Healing,
+    /// The value is one that was loaded for this key.
+    Value,
+    /// Errors are those that the docs name.
+    Errors,
+}
+
+/// A promise that was broken, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Violation {
+    pub(crate) promise: Promise,
+    /// Of a removal while nodes did not agree or not reach each other: see
+    /// [`REMOVALS_HOLD_IN_ANY_WEATHER`](super::REMOVALS_HOLD_IN_ANY_WEATHER).
+    pub(crate) is_of_bad_weather: bool,
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weather = if self.is_of_bad_weather { " (bad weather)" } else { "" };
+        write!(f, "{:?}{weather}: {}", self.promise, self.what)
+    }
+}
+
+/// A question, as the judge knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) node: usize,
+    pub(crate) key: usize,
+    pub(crate) started: Stamp,
+}
+
+/// As exact as timers are.
+const TICK: Duration = Duration::from_millis(2);
+/// So long after the last fault nothing is under way any more that began in it: a get at its limit, a peer tried anew.
+const CALM_AFTER: Duration = Duration::from_secs(4);
+
+impl Books {
+    pub(crate) fn violated(&mut self, promise: Promise, what: String) {
+        self.note(format_args!("{promise:?} is broken: {what}"));
+        self.violations.push(Violation { promise, is_of_bad_weather: false, what });
+    }
+
+    /// A get was answered with a value.
+    pub(crate) fn judge_value(&mut self, asked: Asked, value: &str) {
+        self.coverage.values_checked += 1;
+        let Some((key, number)) = parse(value).filter(|(_, number)| *number < self.loads.len()) else {
+            return self.violated(Promise::Value, format!("{asked:?}: {value:?} was never loaded"));
+        };
+        let load = self.loads[number].clone();
+        if key != asked.key || load.key != asked.key || !load.is_found || (load.ended.is_none() && !load.is_insert) {
+            return self.violated(Promise::Value, format!("{asked:?} was answered {value:?} of {load:?}"));
+        }
+        if let Some(removal) = self.forbids(asked, &load).cloned() {
+            let what = format!("{asked:?} was answered by #{number}, {load:?}, after {removal:?}");
+            self.violated(Promise::Removed, what);
+            self.violations.last_mut().unwrap().is_of_bad_weather = !removal.in_calm;
+        }
+        let now = self.now();
+        if is_over(&load, asked) {
+            self.violated(Promise::Life, format!("{asked:?} was answered at {now:?} by #{number}, {load:?}"));
+        }
+    }
+
+    /// A get was answered with "there is none": there has to be a load that found none, and may still be told.
+    pub(crate) fn judge_none(&mut self, asked: Asked) {
+        let none = |load: &&Load| load.key == asked.key && !load.is_found && load.ended.is_some();
+        let in_time: Vec<&Load> = self.loads.iter().filter(none).filter(|load| !is_over(load, asked)).collect();
+        let forbidden: Vec<_> = in_time.iter().filter_map(|load| self.forbids(asked, load)).collect();
+        if forbidden.len() < in_time.len() {
+            return;
+        }
+        // The excuse that the weather may be: some of these may be told but for a removal in bad weather.
+        let is_of_bad_weather = forbidden.iter().any(|removal| !removal.in_calm);
+        let promise = if in_time.is_empty() { Promise::Life } else { Promise::Removed };
+        self.violated(promise, format!("{asked:?} was told that there is none"));
+        self.violations.last_mut().unwrap().is_of_bad_weather = is_of_bad_weather;
+    }
+
+    /// The age and what is left, as a get was told.
+    pub(crate) fn judge_entry(&mut self, asked: Asked, value: &str, age: Duration, left: Option<Duration>) {
+        let Some(load) = parse(value).and_then(|(_, number)| self.loads.get(number)) else { return };
+        let (Some(began), Some(ended), false) = (load.began, load.ended, load.is_insert) else { return };
+        let (now, load) = (self.now(), load.clone());
+        if began.at + age + TICK < now {
+            self.violated(Promise::Life, format!("{asked:?} was told that {load:?} is {age:?} old at {now:?}"));
+        }
+        // A value can be over when it arrives: then it says so.
+        let is_too_much = |left: Duration| !left.is_zero() && now + left > ended.at + load.life + TICK;
+        if left.is_none_or(is_too_much) {
+            self.violated(Promise::Life, format!("{asked:?} was told that {load:?} has {left:?} left at {now:?}"));
+        }
+    }
+
+    /// A call has ended that had a limit.
+    pub(crate) fn judge_limit(&mut self, node: usize, started: Stamp, limit: Duration, call: &str) {
+        let now = self.now();
+        if now > started.at + limit + TICK && !self.was_paused(node, started.at, now) {
+            let took = now.saturating_sub(started.at);
+            self.violated(Promise::Limit, format!("{call} on {node} at {:?} took {took:?}, not {limit:?}", started.at));
+        }
+    }
+
+    pub(crate) fn judge_error(&mut self, asked: Asked, error: &Error) {
+        let is_expected = matches!(
+            error,
+            Error::Load(_) | Error::LoadTimeout { .. } | Error::Timeout { .. } | Error::Busy | Error::Closed
+        );
+        if !is_expected {
+            self.violated(Promise::Errors, format!("{asked:?} failed: {error:?}"));
+        }
+    }
+
+    /// A load begins: is there another one that makes it needless?
+    pub(crate) fn judge_load(&mut self, number: usize) {
+        let (load, calm) = (&self.loads[number], self.calm_since() + CALM_AFTER);
+        let twin = self.running.iter().map(|other| (other, &self.loads[*other])).find(|(_, other)| {
+            let is_same_run = (other.node, other.run) == (load.node, load.run);
+            let since = |it: &Load| it.began.is_some_and(|began| began.at > calm);
+            let agree = is_same_run || (since(other) && since(load));
+            other.key == load.key && agree && !self.may_be_voided(other)
+        });
+        if let Some((other, twin)) = twin {
+            let what = format!("#{number}, {load:?}, begins beside #{other}, {twin:?}");
+            self.violated(Promise::OneLoad, what);
+        }
+    }
+
+    /// Whether something was removed since a load began, by a message that may have been late.
+    fn may_be_voided(&self, load: &Load) -> bool {
+        let Some(began) = load.began else { return true };
+        self.removals.iter().filter(|removal| removal.covers(load.key)).any(|removal| {
+            let Some(ended) = removal.ended else { return true };
+            ended.order > began.order || (!removal.is_everywhere && ended.at + TIMEOUT >= began.at)
+        })
+    }
+
+    /// The removal after which a get must not be answered by a load.
+    fn forbids(&self, asked: Asked, load: &Load) -> Option<&Removal> {
+        let began = load.began?;
+        // One in calm weather is worse to have been broken than others.
+        let broken = self.removals.iter().filter(|removal| {
+            removal.is_everywhere
+                && removal.covers(asked.key)
+                && began.order < removal.began.order
+                && removal.ended.is_some_and(|ended| ended.order < asked.started.order)
+                && !removal.beyond.contains(&asked.node)
+        });
+        broken.max_by_key(|removal| removal.in_calm)
+    }
+}
+
+/// Whether a value's life was over when it was asked for. What is left of a "there is none" is not told to peers: who
+/// joins a fetch may be told of one that was over on the way, which takes no longer than a get may.
+fn is_over(load: &Load, asked: Asked) -> bool {
+    let life = if load.is_found { load.life } else { NOT_FOUND_LIFE + TIMEOUT };
+    load.ended.is_some_and(|ended| asked.started.at > ended.at + life + TICK)
+}
+
+/// The value of a load: its key, and the load's number.
+pub(crate) fn write(key: usize, number: usize, padding: usize) -> String {
+    format!("k{key}#{number}:{}", ".".repeat(padding))
+}
+
+/// The number of the load that a value is of.
+pub(crate) fn number(value: &str) -> Option<usize> {
+    parse(value).map(|(_, number)| number)
+}
+
+fn parse(value: &str) -> Option<(usize, usize)> {
+    let (key, rest) = value.strip_prefix('k')?.split_once('#')?;
+    Some((key.parse().ok()?, rest.split(':').next()?.parse().ok()?))
+}

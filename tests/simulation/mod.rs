@@ -1,0 +1,66 @@
+//! The hunt for the run that breaks a promise: clusters in a simulation, played by a plan from a seed, and judged.
+//!
+//! `plan.rs` makes the events of a seed, `world.rs` plays them, `source.rs` is the truth that loaders read, `books.rs`
+//! notes what happened and when, `judge.rs` holds that against the promises, `coverage.rs` counts what was met,
+//! `planted.rs` are bugs that the judge has to catch. Used by the test of the same name and by `examples/simulate.rs`.
+
+#![allow(dead_code, reason = "the test and the example each use their part of it")]
+
+mod books;
+mod coverage;
+mod judge;
+mod plan;
+mod planted;
+mod source;
+mod world;
+
+use peerage::simulation;
+
+pub(crate) use coverage::Coverage;
+pub(crate) use judge::{Promise, Violation};
+pub(crate) use plan::Plan;
+pub(crate) use planted::Planted;
+
+/// **Whether removals hold in any weather**, and not only while all nodes list each other and reach each other. They do
+/// not yet: a removal is told to the nodes that its caller lists, and who asks a stand-in meanwhile can keep an old
+/// value. To be turned on with the removal log, the tombstones, and the removals that travel with questions. What the
+/// simulation finds is counted all the same.
+pub(crate) const REMOVALS_HOLD_IN_ANY_WEATHER: bool = false;
+
+/// What came of one seed.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The same for the same plan, always.
+    pub(crate) hash: u64,
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) coverage: Coverage,
+    /// What happened, line by line, if it was asked for.
+    pub(crate) story: Vec<String>,
+}
+
+impl Outcome {
+    /// The violations of what is promised today.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = &Violation> {
+        self.violations.iter().filter(|violation| REMOVALS_HOLD_IN_ANY_WEATHER || !violation.is_of_bad_weather)
+    }
+
+    pub(crate) fn breaks(&self, promise: Promise) -> bool {
+        self.violations.iter().any(|violation| violation.promise == promise)
+    }
+}
+
+/// Plays a plan.
+pub(crate) fn play(plan: &Plan, planted: Option<Planted>) -> Outcome {
+    simulation::run(plan.seed, async || world::play(plan, planted, false).await)
+}
+
+/// Plays a plan, and tells the story.
+pub(crate) fn play_aloud(plan: &Plan, planted: Option<Planted>) -> Outcome {
+    simulation::run(plan.seed, async || world::play(plan, planted, true).await)
+}
+
+/// The plan with as few events as still break the promise in the same way.
+pub(crate) fn shrink(plan: &Plan, planted: Option<Planted>, breaks: impl Fn(&Outcome) -> bool) -> Plan {
+    let with = |events: &[plan::Timed]| Plan { events: events.to_vec(), ..plan.clone() };
+    with(&simulation::shrink(&plan.events, |events| breaks(&play(&with(events), planted))))
+}

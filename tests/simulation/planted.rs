@@ -1,0 +1,32 @@
+//! Bugs to be caught: who judges has to be able to say no.
+
+/// What a run is made to do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Planted {
+    /// A node remembers each value that it was given, and hands it out in spite of removals.
+    IgnoresRemovals,
+    /// Values live twice as long as they should.
+    OutlivesItsLife,
+    /// Now and then a get takes longer than its limit.
+    AnswersLate,
+    /// Each load is two.
+    LoadsTwice,
+    /// The cache takes four times its capacity.
+    TakesMoreBytes,
+    /// Now and then a caller is never answered.
+    NeverAnswers,
+    /// A loader hands out another key's value.
+    MixesKeysUp,
+}
+
+impl Planted {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::IgnoresRemovals,
+        Self::OutlivesItsLife,
+        Self::AnswersLate,
+        Self::LoadsTwice,
+        Self::TakesMoreBytes,
+        Self::NeverAnswers,
+        Self::MixesKeysUp,
+    ];
+}
