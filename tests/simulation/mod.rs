@@ -14,6 +14,8 @@ mod planted;
 mod source;
 mod world;
 
+use std::cell::Cell;
+
 use peerage::simulation;
 
 pub(crate) use coverage::Coverage;
@@ -51,16 +53,26 @@ impl Outcome {
 
 /// Plays a plan.
 pub(crate) fn play(plan: &Plan, planted: Option<Planted>) -> Outcome {
-    simulation::run(plan.seed, async || world::play(plan, planted, false).await)
+    simulation::run(plan.chance, async || world::play(plan, planted, false).await)
 }
 
 /// Plays a plan, and tells the story.
 pub(crate) fn play_aloud(plan: &Plan, planted: Option<Planted>) -> Outcome {
-    simulation::run(plan.seed, async || world::play(plan, planted, true).await)
+    simulation::run(plan.chance, async || world::play(plan, planted, true).await)
 }
 
 /// The plan with as few events as still break the promise in the same way.
+///
+/// With other events chance falls otherwise (which copy is kept is one throw in ten): so each shorter list is given
+/// some more throws.
 pub(crate) fn shrink(plan: &Plan, planted: Option<Planted>, breaks: impl Fn(&Outcome) -> bool) -> Plan {
-    let with = |events: &[plan::Timed]| Plan { events: events.to_vec(), ..plan.clone() };
-    with(&simulation::shrink(&plan.events, |events| breaks(&play(&with(events), planted))))
+    const THROWS: u64 = 6;
+    let with = |events: &[plan::Timed], chance| Plan { events: events.to_vec(), chance, ..plan.clone() };
+    let chance = Cell::new(plan.chance);
+    let events = simulation::shrink(&plan.events, |events| {
+        let mut throws = (0..THROWS).map(|more| chance.get() + more);
+        let broken = throws.find(|chance| breaks(&play(&with(events, *chance), planted)));
+        broken.inspect(|broken| chance.set(*broken)).is_some()
+    });
+    with(&events, chance.get())
 }

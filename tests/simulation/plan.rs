@@ -12,6 +12,8 @@ use peerage::simulation::{Dice, Fault};
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
+    /// The seed of what the library leaves to chance.
+    pub(crate) chance: u64,
     pub(crate) setup: Setup,
     /// By their time.
     pub(crate) events: Vec<Timed>,
@@ -99,7 +101,7 @@ impl Plan {
         let setup = Setup::roll(&mut dice);
         let mut events: Vec<Timed> = (0..EVENTS).map(|_| setup.event(&mut dice)).collect();
         events.sort_by_key(|event| event.at);
-        Self { seed, setup, events }
+        Self { seed, chance: seed, setup, events }
     }
 }
 
