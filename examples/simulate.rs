@@ -7,7 +7,7 @@
 //!
 //! It fails if something is broken that is promised today. Violations "in bad weather" are of removals while nodes did
 //! not agree or not reach each other, which are counted and not promised yet. `--only removed_in_bad_weather` shows one
-//! kind of violation and no other.
+//! kind of violation and no other, `--without "lists all"` leaves out the events that say so.
 
 #[path = "../tests/simulation/mod.rs"]
 mod harness;
@@ -31,6 +31,7 @@ struct Options {
     json: bool,
     shrink: bool,
     only: Option<String>,
+    without: Vec<String>,
 }
 
 impl Options {
@@ -38,7 +39,8 @@ impl Options {
         use lexopt::prelude::{Long, ValueExt};
 
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut options = Self { first_seed: 1, seeds: 1_000, threads, json: false, shrink: false, only: None };
+        let mut options =
+            Self { first_seed: 1, seeds: 1_000, threads, json: false, shrink: false, only: None, without: Vec::new() };
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
             match argument {
@@ -47,10 +49,11 @@ impl Options {
                 Long("threads") => options.threads = arguments.value()?.parse()?,
                 Long("json") => options.json = true,
                 Long("shrink") => options.shrink = true,
+                Long("without") => options.without.push(arguments.value()?.string()?),
                 Long("only") => options.only = Some(arguments.value()?.string()?),
                 Long("help") => {
                     println!(
-                        "simulate [--first-seed N] [--seeds N] [--threads N] [--json] [--shrink] [--only PROMISE]"
+                        "simulate [--first-seed N] [--seeds N] [--threads N] [--json] [--shrink] [--only PROMISE] [--without WORDS]"
                     );
                     std::process::exit(0);
                 }
@@ -58,6 +61,16 @@ impl Options {
             }
         }
         Ok(options)
+    }
+
+    /// The plan of a seed, without the events that are not wanted.
+    fn plan(&self, seed: u64) -> Plan {
+        let mut plan = Plan::of(seed);
+        plan.events.retain(|timed| {
+            let words = timed.event.to_string();
+            !self.without.iter().any(|unwanted| words.contains(unwanted))
+        });
+        plan
     }
 }
 
@@ -108,7 +121,7 @@ fn main() -> Result<(), lexopt::Error> {
                     if seed >= end {
                         return;
                     }
-                    let outcome = play(&Plan::of(seed), None);
+                    let outcome = play(&options.plan(seed), None);
                     found.lock().expect("no thread panics with it").note(seed, &outcome, options.only.as_deref());
                 }
             });
@@ -118,7 +131,7 @@ fn main() -> Result<(), lexopt::Error> {
     if options.shrink
         && let Some(seed) = found.failing_seeds.iter().min()
     {
-        tell_shortest_story(*seed, options.only.as_deref());
+        tell_shortest_story(&options.plan(*seed), options.only.as_deref());
     }
     let kinds: BTreeMap<String, u64> =
         found.violations.iter().map(|((promise, weather), count)| (kind(*promise, *weather), *count)).collect();
@@ -140,14 +153,13 @@ fn main() -> Result<(), lexopt::Error> {
 }
 
 /// Shrinks the first failure of a seed, and shows what is left of it.
-fn tell_shortest_story(seed: u64, only: Option<&str>) {
-    let plan = Plan::of(seed);
+fn tell_shortest_story(plan: &Plan, only: Option<&str>) {
     let is_asked_for = |violation: &&harness::Violation| {
         only.is_none_or(|only| only == kind(violation.promise, violation.is_of_bad_weather))
     };
-    let Some(first) = play(&plan, None).violations.iter().find(is_asked_for).cloned() else { return };
+    let Some(first) = play(plan, None).violations.iter().find(is_asked_for).cloned() else { return };
     let is_same =
         |it: &harness::Violation| (it.promise, it.is_of_bad_weather) == (first.promise, first.is_of_bad_weather);
-    let short = shrink(&plan, None, |outcome| outcome.violations.iter().any(is_same));
+    let short = shrink(plan, None, |outcome| outcome.violations.iter().any(is_same));
     println!("\n{short}\n{}\n", play_aloud(&short, None).story.join("\n"));
 }
