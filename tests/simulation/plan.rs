@@ -29,6 +29,8 @@ pub(crate) struct Setup {
     pub(crate) loads_at_a_time: usize,
     /// Keys to a call of the loader; 1 for a loader of one key.
     pub(crate) keys_per_load: usize,
+    /// How long messages take, at most, in milliseconds; each link has a time of its own.
+    pub(crate) latency: u64,
     /// The longest padding of a value.
     pub(crate) padding: usize,
 }
@@ -91,7 +93,7 @@ pub(crate) enum Mood {
 const EVENTS: usize = 340;
 /// When things go wrong, from and to, in milliseconds. The end leaves time for another calm spell.
 const SPELLS: [(u64, u64); 2] = [(500, 6_500), (11_500, 15_500)];
-const END: u64 = 20_500;
+pub(crate) const END: u64 = 20_500;
 /// A value that lives for longer than a run.
 const LONG: u64 = 60_000;
 
@@ -115,6 +117,7 @@ impl Setup {
             time_to_live: Duration::from_millis(if dice.chance(0.3) { dice.between(500, 4_000) } else { LONG }),
             loads_at_a_time: 1 + dice.below(4),
             keys_per_load: if dice.chance(0.25) { 4 } else { 1 },
+            latency: if dice.chance(0.5) { 0 } else { dice.between(1, 40) },
             padding: if dice.chance(0.5) { 0 } else { 2_000 },
         }
     }

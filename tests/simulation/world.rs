@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use peerage::simulation::{Cluster, Dice};
+use peerage::simulation::{Cluster, Dice, Fault};
 use peerage::{Error, GetOptions, Group, Receipt};
 use tokio::task::JoinHandle;
 
 use super::Outcome;
 use super::books::{Load, Shared, Stamp};
 use super::judge::{self, Asked, Promise};
-use super::plan::{Event, How, Plan, Timed};
+use super::plan::{END, Event, How, Plan, Timed};
 use super::planted::Planted;
 use super::source::{Source, name};
 
@@ -43,6 +43,7 @@ pub(crate) async fn play(plan: &Plan, planted: Option<Planted>, keeps_story: boo
     let builder = source.clone();
     let cluster = Cluster::start(plan.setup.nodes, move |node| builder.group(node)).await.unwrap();
     let world = World { cluster, source, books, planted, remembered: Arc::default() };
+    world.slow_down(plan);
     let mut callers = Vec::new();
     for Timed { at, event } in &plan.events {
         let now = world.books.lock().now();
@@ -69,6 +70,17 @@ pub(crate) async fn play(plan: &Plan, planted: Option<Planted>, keeps_story: boo
 type Caller = JoinHandle<Option<()>>;
 
 impl World {
+    /// Gives each link its latency, for as long as there are events. It is no bad weather.
+    fn slow_down(&self, plan: &Plan) {
+        let (most, mut dice) = (plan.setup.latency, Dice::new(plan.seed));
+        for a in (0..plan.setup.nodes).filter(|_| most > 0) {
+            for b in 0..a {
+                let delay = Duration::from_millis(dice.between(0, most));
+                self.cluster.inject(Fault::Delay { a, b, delay }, Duration::from_millis(END));
+            }
+        }
+    }
+
     fn start(&self, event: &Event) -> Option<Caller> {
         self.books.lock().note(format_args!("{event}"));
         match event.clone() {
@@ -306,9 +318,10 @@ impl World {
             let what = format!("idle nodes were shut down: {reports:?}, open: {connections:?}");
             self.books.lock().violated(Promise::Healing, what);
         }
-        // What is left are faults that are over, and whose time is not.
+        // What is left are faults that were ended before their time.
         let is_over = |_: &Cluster<_>| tokio::runtime::Handle::current().metrics().num_alive_tasks() == 0;
-        if !self.cluster.until(DRAINS_WITHIN, is_over).await {
+        let longest = Duration::from_millis(END) + DRAINS_WITHIN;
+        if !self.cluster.until(longest, is_over).await {
             let left = tokio::runtime::Handle::current().metrics().num_alive_tasks();
             self.books.lock().violated(Promise::Healing, format!("{left} tasks are left"));
         }
@@ -327,7 +340,8 @@ impl World {
     }
 
     fn is_calm(&self) -> bool {
-        self.cluster.faults().is_empty() && self.cluster.is_whole()
+        let is_slow = |fault: &Fault| matches!(fault, Fault::Delay { .. });
+        self.cluster.faults().iter().all(is_slow) && self.cluster.is_whole()
     }
 }
 
