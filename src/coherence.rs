@@ -7,7 +7,7 @@
 //!
 //! It knows no groups and no peers: what holds entries is behind [`Holders`], what others say is handed in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -226,8 +226,13 @@ impl Coherence {
         Presence { coherence: Arc::clone(self), peer }
     }
 
+    /// Whom a removal that begins now is for: everybody else, and whether it is there because of lists.
+    pub(crate) fn told(&self) -> BTreeMap<NodeName, bool> {
+        self.state().told()
+    }
+
     /// How everybody stands to removals of one call.
-    pub(crate) fn standing(&self, spans: &[Span], told: &BTreeSet<NodeName>) -> BTreeMap<NodeName, Standing> {
+    pub(crate) fn standing(&self, spans: &[Span], told: &BTreeMap<NodeName, bool>) -> BTreeMap<NodeName, Standing> {
         let state = self.state();
         let mut standings = BTreeMap::new();
         for span in spans {

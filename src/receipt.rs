@@ -1,6 +1,6 @@
 //! What a removal returns: which nodes have applied it, now and later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ pub enum Told {
         /// Why not, in words.
         why: String,
     },
-    /// The node was told, and has left: nobody lists it any more, and nobody has a stream with it. Should it come back,
-    /// it catches up before it serves anybody.
+    /// The node has left: it was listed when the removal began, and now nobody lists it, and nobody has a stream with
+    /// it. Should it come back, it catches up before it serves anybody.
     Departed,
 }
 
@@ -45,21 +45,20 @@ pub struct Receipt {
     coherence: Arc<Coherence>,
     /// In the order of their numbers; at least one.
     spans: Vec<Span>,
-    told: BTreeSet<NodeName>,
+    told: BTreeMap<NodeName, bool>,
     stored: bool,
     nodes: BTreeMap<NodeName, Told>,
 }
 
 impl Receipt {
-    /// `told` are the nodes that were to be told; `why_not` has a word for those that were tried in vain.
+    /// `told` are those whom it was for when it began; `why_not` has a word for those that were tried in vain.
     pub(crate) fn new(
         coherence: Arc<Coherence>,
         spans: Vec<Span>,
-        told: BTreeSet<NodeName>,
-        stored: bool,
+        told: BTreeMap<NodeName, bool>,
         why_not: &BTreeMap<NodeName, String>,
     ) -> Self {
-        let mut receipt = Self { coherence, spans, told, stored, nodes: BTreeMap::new() };
+        let mut receipt = Self { coherence, spans, told, stored: false, nodes: BTreeMap::new() };
         receipt.look(why_not);
         receipt
     }
@@ -170,6 +169,7 @@ fn in_words(why: Why) -> String {
     String::from(match why {
         Why::NeverHeard => "it has not been reached yet",
         Why::NotApplied => "it has not said that it applied the removal",
+        Why::Lost => "nobody lists it, and its stream has closed before it said that it applied the removal",
         Why::Restarted => "it may have been started anew, and has not been heard since",
     })
 }

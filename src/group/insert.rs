@@ -17,7 +17,7 @@ use crate::flight::Landed;
 use crate::key::{HashedKey, KeyRef};
 use crate::loader::Loaded;
 use crate::message::{After, Answer, Ask, Copy, GetTerms, Insert, Outcome, RemovalId, Reply, Scope};
-use crate::peers::{Peer, View};
+use crate::peers::Peer;
 use crate::receipt::Receipt;
 use crate::removals::{Origin, Record, Span};
 use crate::shards::{Demand, Keep, Kind, Lead, Look};
@@ -28,7 +28,7 @@ use crate::transport::{Asker, CallError, Question};
 
 use super::inner::Inner;
 use super::registry::Limits;
-use super::remove::WhyNot;
+use super::remove::{ToldWhom, WhyNot};
 
 /// A value on offer.
 #[derive(Debug)]
@@ -50,11 +50,12 @@ impl<V: Value> Inner<V> {
         let born = self.now();
         // Encoded here, whoever owns the key: what could not be sent is refused by every node alike.
         let bytes = loaded.value.as_ref().map_or(Ok(Bytes::new()), |value| self.encode(value))?;
+        let told = self.context.coherence.told();
         let record = self.context.coherence.issue(&self.name, Scope::Keys(vec![key.key.clone()]));
         let offer = Offering { group: Arc::clone(self), number: record.span.last };
         self.offers.begin(offer.number, key.clone(), Offered { loaded, bytes, born });
         let group = Arc::clone(self);
-        self.in_a_task(async move { group.insert_round(&offer, key, record).await }).await
+        self.in_a_task(async move { group.insert_round(&offer, key, record, told).await }).await
     }
 
     async fn insert_round(
@@ -62,6 +63,7 @@ impl<V: Value> Inner<V> {
         offer: &Offering<V>,
         key: HashedKey,
         record: Arc<Record>,
+        told: ToldWhom,
     ) -> Result<Receipt, Error> {
         let view = self.context.peers.view_owned();
         let owner = view.peer(view.owner(key.hash)).cloned();
@@ -75,11 +77,11 @@ impl<V: Value> Inner<V> {
         let installed = self.context.coherence.apply_by(&record, install).1.unwrap_or(Ok(false));
         let records = [record];
         let others = view.peers().filter(|peer| owner.as_ref().is_none_or(|owner| !Arc::ptr_eq(owner, peer)));
-        let telling = self.tell(&view, others, &records);
-        let asking = self.offer_to(&view, owner.as_ref(), &key, &records);
+        let telling = self.tell(others, &records);
+        let asking = self.offer_to(owner.as_ref(), &key, &records);
         let (mut why_not, (taken, refused)) = futures::future::join(telling, asking).await;
         why_not.extend(refused);
-        let receipt = self.receipt(&view, &records, taken, &why_not).await;
+        let receipt = self.receipt(&records, told, &why_not).await;
         Ok(receipt.with_stored(installed? || taken))
     }
 
@@ -127,7 +129,6 @@ impl<V: Value> Inner<V> {
     /// the owner has not applied the removal, why not.
     async fn offer_to(
         self: &Arc<Self>,
-        view: &View,
         owner: Option<&Arc<Peer>>,
         key: &HashedKey,
         records: &[Arc<Record>; 1],
@@ -136,7 +137,7 @@ impl<V: Value> Inner<V> {
         let span = &records[0].span;
         let limits = |offer: &Offered<V>| (offer.loaded.time_to_live, offer.loaded.refresh_after);
         let Some((time_to_live, refresh_after)) = self.offers.with(span.last, key.key.as_bytes(), limits) else {
-            return (false, self.tell(view, [owner].into_iter(), records).await);
+            return (false, self.tell([owner].into_iter(), records).await);
         };
         let ask = Ask::Insert(Insert {
             id: RemovalId { origin: span.origin.name.clone(), incarnation: span.origin.incarnation, number: span.last },
@@ -161,7 +162,7 @@ impl<V: Value> Inner<V> {
             Ok(Err(_)) => false,
             Err(_) => return (false, WhyNot::from([(owner.name().clone(), format!("no answer within {wait:?}"))])),
         };
-        (stored, self.tell(view, [owner].into_iter(), records).await)
+        (stored, self.tell([owner].into_iter(), records).await)
     }
 
     /// What the owner of a key gets who asks for a value that is offered.

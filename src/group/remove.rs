@@ -5,7 +5,7 @@
 //! half done. Who does not answer in time is pending in the receipt, and is told again when it says hello, by this node
 //! or by another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 
 use crate::entry::Value;
 use crate::error::Error;
-use crate::member::{Member, NodeName};
+use crate::member::NodeName;
 use crate::message::{Ask, RemovalId, Remove, Reply, Scope};
-use crate::peers::{Peer, View};
+use crate::peers::Peer;
 use crate::receipt::Receipt;
 use crate::removals::{Record, Span, Standing, What};
 use crate::tasks::Work;
@@ -27,6 +27,9 @@ use super::inner::Inner;
 /// Why a peer was told in vain, in words.
 pub(super) type WhyNot = BTreeMap<NodeName, String>;
 
+/// Whom a removal is for, and whether it is there because of lists.
+pub(super) type ToldWhom = BTreeMap<NodeName, bool>;
+
 impl<V: Value> Inner<V> {
     /// Takes keys, or everything, out of every cache of the cluster.
     pub(super) async fn remove(self: &Arc<Self>, scope: Scope) -> Result<Receipt, Error> {
@@ -34,9 +37,10 @@ impl<V: Value> Inner<V> {
         self.removals.removals.one();
         // It begins here and now, and is applied here before anything else.
         let coherence = &self.context.coherence;
+        let told = coherence.told();
         let records: Vec<_> = parts(scope).into_iter().map(|scope| coherence.remove(&self.name, scope)).collect();
         let group = Arc::clone(self);
-        self.in_a_task(async move { Ok(group.removal_round(&records).await) }).await
+        self.in_a_task(async move { Ok(group.removal_round(&records, told).await) }).await
     }
 
     /// Passes where a removal can begin.
@@ -58,20 +62,18 @@ impl<V: Value> Inner<V> {
         receipt.await.unwrap_or(Err(Error::Closed))
     }
 
-    async fn removal_round(self: &Arc<Self>, records: &[Arc<Record>]) -> Receipt {
+    async fn removal_round(self: &Arc<Self>, records: &[Arc<Record>], told: ToldWhom) -> Receipt {
         let view = self.context.peers.view_owned();
-        let why_not = self.tell(&view, view.peers(), records).await;
-        self.receipt(&view, records, false, &why_not).await
+        let why_not = self.tell(view.peers(), records).await;
+        self.receipt(records, told, &why_not).await
     }
 
     /// Tells peers of removals, all at once: those that can be reached, for as long as a removal may wait.
     pub(super) async fn tell(
         self: &Arc<Self>,
-        view: &View,
         peers: impl Iterator<Item = &Arc<Peer>>,
         records: &[Arc<Record>],
     ) -> WhyNot {
-        debug_assert!(!records.is_empty() && view.members().len() > 0);
         let telling = peers.map(async |peer| {
             let told = records.iter().map(|record| self.tell_one(peer, record));
             let why = join_all(told).await.into_iter().find_map(Result::err)?;
@@ -123,13 +125,11 @@ impl<V: Value> Inner<V> {
     /// what is left of the time that a removal may wait; not who is known to be down.
     pub(super) async fn receipt(
         self: &Arc<Self>,
-        view: &View,
         records: &[Arc<Record>],
-        stored: bool,
+        told: ToldWhom,
         why_not: &WhyNot,
     ) -> Receipt {
         let coherence = &self.context.coherence;
-        let told: BTreeSet<NodeName> = view.members().iter().map(Member::name).cloned().collect();
         let spans: Vec<Span> = records.iter().map(|record| record.span.clone()).collect();
         let mut news = coherence.subscribe();
         let settling = async {
@@ -140,7 +140,7 @@ impl<V: Value> Inner<V> {
         };
         // A time-out is no failure here: it is what the limit is for.
         let _ = tokio::time::timeout(self.config.removal_timeout, settling).await;
-        let receipt = Receipt::new(Arc::clone(coherence), spans, told, stored, why_not);
+        let receipt = Receipt::new(Arc::clone(coherence), spans, told, why_not);
         self.removals.pending.add(receipt.pending().count() as u64);
         receipt
     }

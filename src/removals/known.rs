@@ -71,6 +71,8 @@ pub(crate) enum Why {
     NotApplied,
     /// It may live in an incarnation that has not been heard.
     Restarted,
+    /// Nobody lists it, and its stream has closed before it said that it applied it.
+    Lost,
 }
 
 /// What is known of one incarnation.
@@ -285,18 +287,35 @@ impl Known {
 
     /// Everybody but this node.
     pub(crate) fn everybody(&self) -> BTreeSet<NodeName> {
-        let mut everybody = self.listed.clone();
-        everybody.extend(self.open.keys().map(|(name, _)| name.clone()));
-        let mut to_follow: Vec<NodeName> = everybody.iter().cloned().collect();
+        let mut direct = self.listed.clone();
+        direct.extend(self.open.keys().map(|(name, _)| name.clone()));
+        self.follow(direct, Link::counts)
+    }
+
+    /// Those nodes, those whom they are linked with in that way, and so on.
+    fn follow(&self, mut nodes: BTreeSet<NodeName>, by: impl Fn(&Link) -> bool) -> BTreeSet<NodeName> {
+        let mut to_follow: Vec<NodeName> = nodes.iter().cloned().collect();
         while let Some(name) = to_follow.pop() {
             let states = self.peers.get(&name).into_iter().flat_map(|peer| &peer.states);
-            for link in states.flat_map(|state| state.links.iter()).filter(|link| link.counts()) {
-                if link.name != self.me.name && everybody.insert(link.name.clone()) {
+            for link in states.flat_map(|state| state.links.iter()).filter(|link| by(link)) {
+                if link.name != self.me.name && nodes.insert(link.name.clone()) {
                     to_follow.push(link.name.clone());
                 }
             }
         }
-        everybody
+        nodes
+    }
+
+    /// Everybody but this node, and whether it is there because of lists alone: this node's, or one of a node that is
+    /// there so. The others are there because of a stream somewhere.
+    pub(crate) fn told(&self) -> BTreeMap<NodeName, bool> {
+        let listed = self.follow(self.listed.clone(), |link| link.is_listed);
+        self.everybody().into_iter().map(|name| (name.clone(), listed.contains(&name))).collect()
+    }
+
+    /// Whether an incarnation of this node is known to have applied `span`.
+    pub(crate) fn has_any_applied(&self, name: &NodeName, span: &Span) -> bool {
+        self.peers.get(name).is_some_and(|peer| peer.states.iter().any(|state| state.seen.has_all(span)))
     }
 
     /// Everybody, each with what all its incarnations that may live have applied; `None` where one is not known.

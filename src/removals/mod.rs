@@ -21,7 +21,7 @@ mod seen;
 mod tests;
 mod tombstones;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::key::Key;
@@ -251,12 +251,25 @@ impl Removals {
         self.known.everybody().is_empty()
     }
 
-    /// How everybody stands to a removal, this node and those that were told of it among them.
-    pub(crate) fn standing(&self, span: &Span, told: &BTreeSet<NodeName>) -> BTreeMap<NodeName, Standing> {
+    /// Whom a removal that begins now is for: everybody else, and whether it is there because of lists.
+    pub(crate) fn told(&self) -> BTreeMap<NodeName, bool> {
+        self.known.told()
+    }
+
+    /// How everybody stands to a removal: this node, those whom it was for when it began, and who has come since. Who
+    /// is not listed any more has departed; who never was, and is gone, may come back, or go on somewhere else.
+    pub(crate) fn standing(&self, span: &Span, told: &BTreeMap<NodeName, bool>) -> BTreeMap<NodeName, Standing> {
         let everybody = self.known.everybody();
         let pending = self.known.pending(span);
         let here = if self.seen.has_all(span) { Standing::Done } else { Standing::Pending(Why::NotApplied) };
-        let gone = told.iter().filter(|name| !everybody.contains(*name)).map(|name| (name.clone(), Standing::Departed));
+        let gone = told.iter().filter(|(name, _)| !everybody.contains(*name)).map(|(name, &is_listed)| {
+            let standing = match is_listed {
+                true => Standing::Departed,
+                false if self.known.has_any_applied(name, span) => Standing::Done,
+                false => Standing::Pending(Why::Lost),
+            };
+            (name.clone(), standing)
+        });
         let standing = |name: &NodeName| pending.get(name).map_or(Standing::Done, |why| Standing::Pending(*why));
         let mut standings: BTreeMap<_, _> = gone.collect();
         standings.extend(everybody.iter().map(|name| (name.clone(), standing(name))));

@@ -3,6 +3,7 @@
 //! All of a run is on one thread, so that there is one order of all that happens: a number that counts up. The time is
 //! that of the simulation, and many things happen at the same time.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub(crate) struct Removal {
     pub(crate) is_everywhere: bool,
     /// Whether all nodes listed and reached each other, from its beginning to its end.
     pub(crate) in_calm: bool,
-    /// Nodes that nobody else listed: no part of the cluster.
+    /// Nodes that were no part of everybody at its beginning or its end.
     pub(crate) beyond: Vec<usize>,
 }
 
@@ -67,6 +68,8 @@ pub(crate) struct Books {
     /// The loads that are under way, by their numbers.
     pub(crate) running: Vec<usize>,
     pub(crate) removals: Vec<Removal>,
+    /// When each run of each node began.
+    pub(crate) starts: BTreeMap<(usize, u64), Stamp>,
     /// Faults, and from when to when each was there.
     pub(crate) weather: Vec<(Fault, Duration, Duration)>,
     pub(crate) violations: Vec<Violation>,
@@ -185,6 +188,11 @@ impl Books {
             *fault == Fault::Pause { node } && *since <= to && *until >= from
         };
         self.weather.iter().any(paused)
+    }
+
+    /// Whether the last fault was over so long ago.
+    pub(crate) fn was_calm_for(&self, time: Duration) -> bool {
+        self.now() >= self.calm_since() + time
     }
 
     /// When the last fault was over.

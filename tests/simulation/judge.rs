@@ -157,7 +157,10 @@ impl Books {
         let Some(began) = load.began else { return true };
         self.removals.iter().filter(|removal| removal.covers(load.key)).any(|removal| {
             let Some(ended) = removal.ended else { return true };
-            ended.order > began.order || (!removal.is_everywhere && ended.at + TIMEOUT >= began.at)
+            // What a node has missed while it was not there, it hears of when it is.
+            let start = self.starts.get(&(load.node, load.run)).copied().unwrap_or_default();
+            let is_heard_late = removal.began.order < start.order && began.at < start.at + CALM_AFTER;
+            ended.order > began.order || !removal.is_everywhere || is_heard_late
         })
     }
 

@@ -27,7 +27,7 @@ pub(crate) use planted::Planted;
 /// not yet: a removal is told to the nodes that its caller lists, and who asks a stand-in meanwhile can keep an old
 /// value. To be turned on with the removal log, the tombstones, and the removals that travel with questions. What the
 /// simulation finds is counted all the same.
-pub(crate) const REMOVALS_HOLD_IN_ANY_WEATHER: bool = false;
+pub(crate) const REMOVALS_HOLD_IN_ANY_WEATHER: bool = true;
 
 /// What came of one seed.
 #[derive(Debug)]

@@ -55,6 +55,10 @@ impl Source {
             state.runs[number] += 1;
             state.runs[number]
         };
+        let mut books = self.books.lock();
+        let start = books.stamp();
+        books.starts.insert((number, run), start);
+        drop(books);
         let is = |bug| self.planted == Some(bug);
         let setup = &self.setup;
         let builder = node

@@ -327,16 +327,22 @@ impl World {
         }
     }
 
-    /// Nodes that no other node lists.
-    fn beyond(&self) -> Vec<usize> {
+    /// Nodes that are no part of everybody, as the remover can know it: whom neither it lists, nor those that it lists,
+    /// and so on, and who has no stream with one of these. That there is one is certain only while nothing has been in
+    /// its way for a while.
+    fn beyond(&self, remover: usize) -> Vec<usize> {
         let lists: Vec<_> = (0..self.cluster.len()).map(|node| self.cluster.list_of(node)).collect();
-        let is_listed = |node: &usize| {
-            lists
-                .iter()
-                .enumerate()
-                .any(|(other, list)| other != *node && list.as_ref().is_some_and(|list| list.contains(node)))
-        };
-        (0..lists.len()).filter(|node| !is_listed(node)).collect()
+        let lists = |one: usize, other: usize| lists[one].as_ref().is_some_and(|list| list.contains(&other));
+        let has_streams = self.cluster.faults().is_empty() && self.books.lock().was_calm_for(RECONNECTS_WITHIN);
+        let mut everybody = vec![remover];
+        let mut at = 0;
+        while let Some(&one) = everybody.get(at) {
+            let counts = |other: &usize| lists(one, *other) || (has_streams && lists(*other, one));
+            let more: Vec<_> = (0..self.cluster.len()).filter(counts).filter(|it| !everybody.contains(it)).collect();
+            everybody.extend(more);
+            at += 1;
+        }
+        (0..self.cluster.len()).filter(|node| !everybody.contains(node)).collect()
     }
 
     fn is_calm(&self) -> bool {
@@ -344,6 +350,9 @@ impl World {
         self.cluster.faults().iter().all(is_slow) && self.cluster.is_whole()
     }
 }
+
+/// So long after the last fault, who lists a node has a stream with it.
+const RECONNECTS_WITHIN: Duration = Duration::from_secs(4);
 
 /// A removal that is under way. If its caller goes down with its process, it has ended somewhere.
 struct Removing {
@@ -359,7 +368,7 @@ struct Removing {
 
 impl Removing {
     fn begin(world: &World, node: usize, keys: Option<Vec<usize>>) -> Self {
-        let (beyond, in_calm) = (world.beyond(), world.is_calm());
+        let (beyond, in_calm) = (world.beyond(node), world.is_calm());
         let mut books = world.books.lock();
         let number = books.removal_begins(node, keys, in_calm);
         let (began, faults) = (books.removals[number].began, books.weather.len());
@@ -375,7 +384,8 @@ impl Removing {
 
 impl Drop for Removing {
     fn drop(&mut self) {
-        let (mut beyond, is_calm) = (self.world.beyond(), self.world.is_calm());
+        let remover = self.world.books.lock().removals[self.number].node;
+        let (mut beyond, is_calm) = (self.world.beyond(remover), self.world.is_calm());
         beyond.append(&mut self.beyond);
         let mut books = self.world.books.lock();
         let was_calm = is_calm && books.weather.len() == self.faults;

@@ -1,6 +1,6 @@
 //! Counter-examples to earlier rules, each as the shortest list of events.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::{Limits, Noted, Origin, Record, Removals, Span, Standing, Why};
@@ -69,13 +69,15 @@ fn who_was_met_in_a_new_incarnation_is_named_although_the_stream_is_gone() {
     caller.acknowledged(&c, third.version(), &record.span);
     assert!(!caller.is_complete(&record.span), "the links have changed, so the acknowledgement says nothing yet");
     ask(&mut caller, &third);
-    let told: BTreeSet<NodeName> = ["b", "c", "gone"].map(NodeName::from).into();
+    let told = [("b", true), ("c", true), ("gone", true), ("lost", false)];
+    let told: BTreeMap<NodeName, bool> = told.map(|(name, is_listed)| (NodeName::from(name), is_listed)).into();
     let standing = caller.standing(&record.span, &told);
     let expected = [
         ("a", Standing::Done),
         ("b", Standing::Pending(Why::Restarted)),
         ("c", Standing::Done),
         ("gone", Standing::Departed),
+        ("lost", Standing::Pending(Why::Lost)),
     ];
     assert_eq!(standing, BTreeMap::from(expected.map(|(name, standing)| (NodeName::from(name), standing))));
     let mut after = node(&anew, &["c"]);
