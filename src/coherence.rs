@@ -141,15 +141,16 @@ impl Coherence {
         Ack { by: self.me.clone(), version: self.state().version() }
     }
 
-    /// A peer has applied a removal. Says whether that was learnt; if not, it should be asked for a report.
+    /// A peer has applied a removal. Says whether that settles it for that node; if not, it should be asked for a report:
+    /// its links may have changed, or it may be known here in a run that has ended.
     pub(crate) fn acknowledged(&self, ack: &Ack, span: &Span) -> bool {
-        let learnt = self.change(|removals| {
+        let is_settled = self.change(|removals| {
             removals.acknowledged(&ack.by, ack.version, span);
             removals.drain();
-            removals.is_known_to_have(&ack.by, span)
+            removals.is_settled_at(&ack.by.name, span)
         });
         self.news.send_replace(());
-        learnt
+        is_settled
     }
 
     /// A moment, to be handed to [`take`](Self::take) with the answer to what leaves now.

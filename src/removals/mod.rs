@@ -143,9 +143,9 @@ impl Removals {
         self.tombstones.is_empty() && self.carried.is_empty()
     }
 
-    /// Whether an incarnation is known to have applied `span`.
-    pub(crate) fn is_known_to_have(&self, peer: &Origin, span: &Span) -> bool {
-        self.known.has_applied(peer, span)
+    /// Whether a node is known to have applied `span`, in every incarnation that may live.
+    pub(crate) fn is_settled_at(&self, name: &NodeName, span: &Span) -> bool {
+        !self.known.pending(span).contains_key(name)
     }
 
     /// What a question for this key to this incarnation of a peer has to carry. To be asked **after** the flight that
