@@ -3,6 +3,8 @@
 //! `cargo bench --bench removals`. The nodes of one process talk gRPC over loopback here, and share its cores: all ends
 //! are paid for. What is compared is measured by turns, in one run, and told as a ratio of medians.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the time")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -25,9 +27,10 @@ struct Options {
 impl Options {
     /// `--test`, which cargo knows, is a moment of everything.
     fn parse() -> Self {
-        match std::env::args().any(|argument| argument == "--test") {
-            true => Self { rounds: 1, round: Duration::from_millis(50) },
-            false => Self { rounds: 9, round: Duration::from_millis(700) },
+        if std::env::args().any(|argument| argument == "--test") {
+            Self { rounds: 1, round: Duration::from_millis(50) }
+        } else {
+            Self { rounds: 9, round: Duration::from_millis(700) }
         }
     }
 }
@@ -44,7 +47,9 @@ async fn main() {
         println!("| {nodes} | {:.0} | {alone:.0} | {many:.0} |", 1e6 / alone);
     }
     println!();
-    println!("reads a second on three nodes, with {A_SECOND} removals a second for without: medians of the rounds' ratios");
+    println!(
+        "reads a second on three nodes, with {A_SECOND} removals a second for without: medians of the rounds' ratios"
+    );
     let groups = cluster(3).await;
     for (what, of_readers) in [("of other keys", KEYS), ("of the keys that are read", 0)] {
         let (ratio, removed) = reads_beside_removals(&groups, of_readers, &options).await;
@@ -115,7 +120,7 @@ async fn round(groups: &[Group<Bytes>], removals_from: Option<u64>, options: &Op
                     group.get(&key(number)).await.expect("all are there");
                     reads.fetch_add(1, Ordering::Relaxed);
                     // A hit yields to nobody.
-                    if number % 64 == 0 {
+                    if number.is_multiple_of(64) {
                         tokio::task::yield_now().await;
                     }
                 }
@@ -125,6 +130,7 @@ async fn round(groups: &[Group<Bytes>], removals_from: Option<u64>, options: &Op
     let readers: Vec<_> = readers.collect();
     let began = Instant::now();
     let mut removals = 0;
+    let mut removers = groups.iter().cycle();
     match removals_from {
         None => tokio::time::sleep(options.round).await,
         Some(first) => {
@@ -133,7 +139,8 @@ async fn round(groups: &[Group<Bytes>], removals_from: Option<u64>, options: &Op
             while began.elapsed() < options.round {
                 due.tick().await;
                 for _ in 0..10 {
-                    let (group, number) = (groups[removals as usize % groups.len()].clone(), first + removals % KEYS);
+                    let group = removers.next().expect("there is one").clone();
+                    let number = first + removals % KEYS;
                     waiting.push(tokio::spawn(async move { group.remove(&key(number)).await.map(drop) }));
                     removals += 1;
                 }

@@ -23,6 +23,7 @@ pub(crate) struct GroupConfig {
     pub(crate) max_concurrent_loads: usize,
     pub(crate) max_queued_loads: usize,
     pub(crate) removal_timeout: Duration,
+    pub(crate) source_lag: Duration,
     pub(crate) schema: u32,
 }
 
@@ -42,6 +43,7 @@ impl Default for GroupConfig {
             max_concurrent_loads: 64,
             max_queued_loads: 10_000,
             removal_timeout: Duration::from_secs(1),
+            source_lag: Duration::ZERO,
             schema: 0,
         }
     }

@@ -187,7 +187,8 @@ async fn a_refresh_that_fails_costs_no_caller_anything_and_is_tried_again_later_
     }
     let pauses: Vec<_> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(tries.len() <= 12 && tries[0] <= 20, "{tries:?}");
-    assert!(pauses.is_sorted_by(|a, b| a <= b || *a >= 14), "{pauses:?}");
+    // In whole seconds, each of which may be told for one less or more.
+    assert!(pauses.is_sorted_by(|a, b| *a <= b + 1 || *a >= 14), "{pauses:?}");
     assert!(matches!(group.get("k").await, Err(Error::Load(_))), "there is no grace");
 }
 
@@ -469,4 +470,24 @@ async fn what_has_expired_gives_its_bytes_back_though_nobody_asks() {
     group.get("later").await.unwrap();
     sleep(145 * SECOND).await;
     assert_eq!(group.stats().cache.main_entries, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lagging_source_brings_after_a_removal_is_served_and_not_kept_for_long() {
+    let lagging = |builder: GroupBuilder| builder.time_to_live(600 * SECOND).source_lag(5 * SECOND);
+    let (_nodes, groups, key, source) = with_copies(lagging).await;
+    groups[1].remove(&key).await.unwrap().everywhere().unwrap();
+    // Loaded by the owner, and copied: neither lives for longer than the source may lag.
+    for group in &groups {
+        copied(group, &key).await;
+    }
+    assert_eq!(source.loads_of(&key), 2, "it is kept meanwhile");
+    sleep(5 * SECOND).await;
+    assert!(groups.iter().all(|group| group.peek(&key).is_none()), "by now the source may have the new one");
+    for group in &groups {
+        copied(group, &key).await;
+    }
+    assert_eq!(source.loads_of(&key), 3);
+    sleep(500 * SECOND).await;
+    assert!(groups.iter().all(|group| group.peek(&key).is_some()), "that one has the life that it was given");
 }

@@ -234,10 +234,19 @@ impl<C, L> GroupBuilder<C, L> {
         self
     }
 
-    /// How long a removal or an insert waits for each of its two steps (the owner, then everybody else). Default: 1 s.
-    /// Who has not answered by then is pending in the receipt.
+    /// How long a removal or an insert waits for its acknowledgements. Default: 1 s. Who has not answered by then is
+    /// pending in the receipt; who is known to be down is not waited for.
     pub fn removal_timeout(mut self, limit: Duration) -> Self {
         self.config.removal_timeout = limit;
+        self
+    }
+
+    /// By how much the source may lag behind its writers: a replica, a cache in front of it, a transaction that commits
+    /// after the removal. Default: zero. What a load brings that begins so soon after a removal of its key is served,
+    /// and kept no longer than this, without a grace: then it is loaded again. (A node that was started anew in between
+    /// does not know of the removal.)
+    pub fn source_lag(mut self, lag: Duration) -> Self {
+        self.config.source_lag = lag;
         self
     }
 

@@ -25,6 +25,7 @@ use crate::time::{Earliest, Moment};
 
 use super::context::Context;
 use super::insert::Offered;
+use super::lag::Lag;
 use super::line::Line;
 use super::offers::Offers;
 
@@ -46,6 +47,8 @@ pub(crate) struct Inner<V: Value> {
     pub(super) line: Mutex<Line<V>>,
     /// What this node offers to the owners of keys.
     pub(super) offers: Offers<Offered<V>>,
+    /// What was removed so lately that the source may not know.
+    pub(super) lag: Lag,
     /// Whether there is a task that minds the waits of callers.
     pub(super) minded: AtomicBool,
     /// Whether there is a task that sweeps the cache.
@@ -71,6 +74,7 @@ impl<V: Value> Inner<V> {
         codec: Box<dyn Codec<V>>,
         loader: Box<dyn Load<V>>,
     ) -> Self {
+        let lag = config.source_lag;
         let limits = Limits {
             turns: config.max_concurrent_loads,
             per_turn: loader.per_call(),
@@ -93,6 +97,7 @@ impl<V: Value> Inner<V> {
             keeps_encoded: is_asked,
             line: Mutex::new(Line::new(limits)),
             offers: Offers::default(),
+            lag: Lag::new(lag),
             minded: AtomicBool::new(false),
             is_swept: AtomicBool::new(false),
             next_end: Earliest::default(),

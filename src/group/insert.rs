@@ -87,6 +87,7 @@ impl<V: Value> Inner<V> {
 
     /// Puts this node's own offer in its own cache, unless a removal has voided it.
     fn install_own(self: &Arc<Self>, number: u64, key: &HashedKey) -> Result<bool, Error> {
+        self.lag.note(&Scope::Keys(vec![key.key.clone()]), self.now());
         self.shards.remove(key.as_ref());
         let offered = |offer: &Offered<V>| (offer.loaded.clone(), offer.born);
         let Some((loaded, born)) = self.offers.with(number, key.key.as_bytes(), offered) else { return Ok(false) };

@@ -287,7 +287,10 @@ impl<V: Value> Inner<V> {
         let place = self.context.peers.view().place(lead.key().hash);
         let settled = result.and_then(|loaded| self.settle(loaded, born, place));
         let (landing, keep): (Landing<V>, _) = match settled {
-            Ok((landed, keep)) => (Ok(landed), keep),
+            Ok((mut landed, keep)) => {
+                landed.life = self.lag.bounded(&lead.key().key, landed.life, self.now());
+                (Ok(landed), keep)
+            }
             Err(error) => (Err(error), None),
         };
         match &landing {

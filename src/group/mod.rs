@@ -9,6 +9,7 @@ mod fetch;
 mod get;
 mod inner;
 mod insert;
+mod lag;
 mod line;
 mod load;
 mod offers;

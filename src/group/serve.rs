@@ -191,6 +191,7 @@ impl<V: Value> Inner<V> {
     pub(super) fn take_out(&self, scope: &Scope) {
         self.removals.applied.one();
         self.offers.void(scope);
+        self.lag.note(scope, self.now());
         match scope {
             Scope::Keys(keys) => {
                 for key in keys {
