@@ -14,6 +14,7 @@
 //! - Reports of third nodes are passed on as they are, never merged into one's own: a node that is gone would otherwise
 //!   live for ever in what each heard of the other.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -121,12 +122,23 @@ pub(crate) struct Known {
     version: u64,
     peers: BTreeMap<NodeName, Peer>,
     now: Tick,
+    /// Empty when something has changed that it depends on.
+    judgement: OnceCell<BTreeMap<NodeName, Judged>>,
+}
+
+/// What is known of one of everybody.
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    /// Why what it has applied is not known, if it is not.
+    unknown: Option<Why>,
+    /// Whether it is one of everybody because of lists alone.
+    is_listed: bool,
 }
 
 impl Known {
     pub(crate) fn new(me: Origin) -> Self {
         let (listed, open, met, peers) = Default::default();
-        Self { me, listed, open, met, version: 1, peers, now: 0 }
+        Self { me, listed, open, met, version: 1, peers, now: 0, judgement: OnceCell::new() }
     }
 
     /// A new moment. Taken when a question leaves, it says in [`heard`](Self::heard) how fresh its answer is.
@@ -137,12 +149,14 @@ impl Known {
 
     /// From now on, these are listed.
     pub(crate) fn list(&mut self, names: impl IntoIterator<Item = NodeName>) {
+        self.judgement.take();
         self.listed = names.into_iter().filter(|name| *name != self.me.name).collect();
         self.version += 1;
     }
 
     /// A stream with this incarnation is there: from before the first question on it until after the last.
     pub(crate) fn open(&mut self, peer: &Origin) {
+        self.judgement.take();
         *self.open.entry((peer.name.clone(), peer.incarnation)).or_default() += 1;
         let now = self.tick();
         self.met.insert(peer.name.clone(), (peer.incarnation, now));
@@ -151,6 +165,7 @@ impl Known {
     }
 
     pub(crate) fn close(&mut self, peer: &Origin) {
+        self.judgement.take();
         let key = (peer.name.clone(), peer.incarnation);
         if let Some(count) = self.open.get_mut(&key) {
             *count -= 1;
@@ -188,8 +203,7 @@ impl Known {
     /// What others are to be told of third nodes: those that `peer` has no stream with itself.
     pub(crate) fn relays(&self, peer: &Origin) -> Vec<Report> {
         let links = self.state(peer).map(|state| Arc::clone(&state.links)).unwrap_or_default();
-        let everybody = self.everybody();
-        let others = self.peers.iter().filter(|(name, _)| **name != peer.name && everybody.contains(*name));
+        let others = self.peers.iter().filter(|(name, _)| **name != peer.name && self.is_one_of_everybody(name));
         let is_met = |of: &Origin| {
             links.iter().any(|link| link.is_open && link.name == of.name && link.incarnation == Some(of.incarnation))
         };
@@ -213,6 +227,7 @@ impl Known {
             return;
         }
         let now = self.tick();
+        self.judgement.take();
         let peer = self.peers.entry(report.of.name.clone()).or_default();
         report.dead.iter().for_each(|&incarnation| peer.bury(incarnation));
         if peer.dead.contains(&report.of.incarnation) {
@@ -286,10 +301,22 @@ impl Known {
     }
 
     /// Everybody but this node.
-    pub(crate) fn everybody(&self) -> BTreeSet<NodeName> {
-        let mut direct = self.listed.clone();
-        direct.extend(self.open.keys().map(|(name, _)| name.clone()));
-        self.follow(direct, Link::counts)
+    pub(crate) fn everybody(&self) -> impl Iterator<Item = &NodeName> {
+        self.judgement().keys()
+    }
+
+    pub(crate) fn is_one_of_everybody(&self, name: &NodeName) -> bool {
+        self.judgement().contains_key(name)
+    }
+
+    /// Whether there is nobody else.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.judgement().is_empty()
+    }
+
+    /// What is known of everybody: worked out anew when links or incarnations have changed, not for each removal.
+    fn judgement(&self) -> &BTreeMap<NodeName, Judged> {
+        self.judgement.get_or_init(|| self.judge())
     }
 
     /// Those nodes, those whom they are linked with in that way, and so on.
@@ -309,8 +336,7 @@ impl Known {
     /// Everybody but this node, and whether it is there because of lists alone: this node's, or one of a node that is
     /// there so. The others are there because of a stream somewhere.
     pub(crate) fn told(&self) -> BTreeMap<NodeName, bool> {
-        let listed = self.follow(self.listed.clone(), |link| link.is_listed);
-        self.everybody().into_iter().map(|name| (name.clone(), listed.contains(&name))).collect()
+        self.judgement().iter().map(|(name, judged)| (name.clone(), judged.is_listed)).collect()
     }
 
     /// Whether an incarnation of this node is known to have applied `span`.
@@ -318,58 +344,64 @@ impl Known {
         self.peers.get(name).is_some_and(|peer| peer.states.iter().any(|state| state.seen.has_all(span)))
     }
 
-    /// Everybody, each with what all its incarnations that may live have applied; `None` where one is not known.
-    fn judged(&self) -> BTreeMap<NodeName, Result<Vec<&State>, Why>> {
-        let everybody = self.everybody();
-        let mut named: BTreeSet<(&NodeName, Incarnation)> = BTreeSet::new();
-        let mut name = |link: &'_ NodeName, incarnation: Incarnation| {
-            if let Some(name) = everybody.get(link) {
-                named.insert((name, incarnation));
-            }
+    fn judge(&self) -> BTreeMap<NodeName, Judged> {
+        let mut direct = self.listed.clone();
+        direct.extend(self.open.keys().map(|(name, _)| name.clone()));
+        let everybody = self.follow(direct, Link::counts);
+        let listed = self.follow(self.listed.clone(), |link| link.is_listed);
+        let restarted = self.restarted(&everybody);
+        let judge = |name: NodeName| {
+            let is_unheard = self.peers.get(&name).is_none_or(|peer| peer.states.is_empty());
+            let unknown =
+                if is_unheard { Some(Why::NeverHeard) } else { restarted.contains(&name).then_some(Why::Restarted) };
+            let is_listed = listed.contains(&name);
+            (name, Judged { unknown, is_listed })
         };
-        self.open.keys().for_each(|(of, incarnation)| name(of, *incarnation));
-        self.met.iter().for_each(|(of, (incarnation, _))| name(of, *incarnation));
+        everybody.into_iter().map(judge).collect()
+    }
+
+    /// Of these, who may live in an incarnation that has not been heard.
+    fn restarted(&self, everybody: &BTreeSet<NodeName>) -> BTreeSet<NodeName> {
+        let open = self.open.keys().map(|(of, incarnation)| (of, *incarnation));
+        let met = self.met.iter().map(|(of, (incarnation, _))| (of, *incarnation));
+        let mut named: BTreeSet<(&NodeName, Incarnation)> = open.chain(met).collect();
         for states in everybody.iter().filter_map(|name| self.peers.get(name)).map(|peer| &peer.states) {
-            let links = states.iter().flat_map(|state| state.links.iter());
-            links.for_each(|link| link.incarnation.into_iter().for_each(|incarnation| name(&link.name, incarnation)));
-        }
-        let mut restarted: BTreeSet<&NodeName> = BTreeSet::new();
-        for (name, incarnation) in named {
-            let is_known = self
-                .peers
-                .get(name)
-                .is_some_and(|peer| peer.dead.contains(&incarnation) || peer.state(incarnation).is_some());
-            if !is_known {
-                restarted.insert(name);
+            for link in states.iter().flat_map(|state| state.links.iter()) {
+                named.extend(link.incarnation.map(|incarnation| (&link.name, incarnation)));
             }
         }
-        let judge = |name: &NodeName| {
-            let states: Vec<&State> = self.peers.get(name).into_iter().flat_map(|peer| &peer.states).collect();
-            match states.is_empty() {
-                true => Err(Why::NeverHeard),
-                false if restarted.contains(name) => Err(Why::Restarted),
-                false => Ok(states),
-            }
+        let is_unknown = |(name, incarnation): &(&NodeName, Incarnation)| {
+            self.peers
+                .get(*name)
+                .is_none_or(|peer| !peer.dead.contains(incarnation) && peer.state(*incarnation).is_none())
         };
-        everybody.iter().map(|name| (name.clone(), judge(name))).collect()
+        let unknown = named.into_iter().filter(|(name, _)| everybody.contains(*name)).filter(is_unknown);
+        unknown.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Everybody, each with what all its incarnations that may live have applied; or why that is not known.
+    fn judged(&self) -> impl Iterator<Item = (&NodeName, Result<&[State], Why>)> {
+        self.judgement().iter().map(|(name, judged)| {
+            let states = self.peers.get(name).map_or(&[][..], |peer| &peer.states);
+            (name, judged.unknown.map_or(Ok(states), Err))
+        })
     }
 
     /// Of everybody but this node: who is not known to have applied `span`, and why.
     pub(crate) fn pending(&self, span: &Span) -> BTreeMap<NodeName, Why> {
-        let has_all = |states: &[&State]| states.iter().all(|state| state.seen.has_all(span));
-        let why = |judged: Result<Vec<&State>, Why>| match judged {
+        let why = |judged: Result<&[State], Why>| match judged {
             Err(why) => Some(why),
-            Ok(states) => (!has_all(&states)).then_some(Why::NotApplied),
+            Ok(states) => (!states.iter().all(|state| state.seen.has_all(span))).then_some(Why::NotApplied),
         };
-        self.judged().into_iter().filter_map(|(name, judged)| Some((name, why(judged)?))).collect()
+        self.judged().filter_map(|(name, judged)| Some((name.clone(), why(judged)?))).collect()
     }
 
     /// For each origin in `seen`, this node's own vector: up to which number removals are complete.
     pub(crate) fn stable(&self, seen: &Seen) -> BTreeMap<Origin, u64> {
-        let Ok(judged) = self.judged().into_values().collect::<Result<Vec<_>, _>>() else { return BTreeMap::new() };
-        let states: Vec<&State> = judged.into_iter().flatten().collect();
+        let judged: Result<Vec<&[State]>, Why> = self.judged().map(|(_, judged)| judged).collect();
+        let Ok(judged) = judged else { return BTreeMap::new() };
         let lowest = |origin: &Origin| {
-            let marks = states.iter().map(|state| state.seen.mark(origin));
+            let marks = judged.iter().flat_map(|states| states.iter()).map(|state| state.seen.mark(origin));
             marks.chain([seen.mark(origin)]).min().unwrap_or(0)
         };
         seen.origins().map(|origin| (origin.clone(), lowest(origin))).collect()
@@ -377,23 +409,23 @@ impl Known {
 
     /// Whether an incarnation is part of everybody, as far as is known: if not, it will not pass on what it issued.
     pub(crate) fn is_around(&self, origin: &Origin) -> bool {
-        *origin == self.me || self.state(origin).is_some() && self.everybody().contains(&origin.name)
+        *origin == self.me || self.state(origin).is_some() && self.is_one_of_everybody(&origin.name)
     }
 
     /// Whether all of everybody are known, and none of them has applied number `number` of `origin` in its turn.
     pub(crate) fn is_lacked_by_all(&self, origin: &Origin, number: u64) -> bool {
         let span = Span::one(origin.clone(), number);
-        let lacks = |judged: Result<Vec<&State>, Why>| {
+        let lacks = |judged: Result<&[State], Why>| {
             judged.is_ok_and(|states| !states.iter().any(|state| state.seen.has_all(&span)))
         };
-        self.judged().into_values().all(lacks)
+        self.judged().all(|(_, judged)| lacks(judged))
     }
 
     fn forget_strangers(&mut self) {
         if self.peers.len().max(self.met.len()) <= MAX_STRANGERS {
             return;
         }
-        let everybody = self.everybody();
+        let everybody: BTreeSet<NodeName> = self.everybody().cloned().collect();
         let mut strangers: Vec<(Tick, NodeName)> = self
             .met
             .iter()
@@ -401,6 +433,7 @@ impl Known {
             .map(|(name, (_, at))| (*at, name.clone()))
             .collect();
         strangers.sort();
+        self.judgement.take();
         let excess = self.met.len().saturating_sub(MAX_STRANGERS);
         for (_, name) in strangers.into_iter().take(excess) {
             self.met.remove(&name);

@@ -248,7 +248,7 @@ impl Removals {
 
     /// Whether there is nobody else.
     pub(crate) fn is_alone(&self) -> bool {
-        self.known.everybody().is_empty()
+        self.known.is_alone()
     }
 
     /// Whom a removal that begins now is for: everybody else, and whether it is there because of lists.
@@ -259,10 +259,9 @@ impl Removals {
     /// How everybody stands to a removal: this node, those whom it was for when it began, and who has come since. Who
     /// is not listed any more has departed; who never was, and is gone, may come back, or go on somewhere else.
     pub(crate) fn standing(&self, span: &Span, told: &BTreeMap<NodeName, bool>) -> BTreeMap<NodeName, Standing> {
-        let everybody = self.known.everybody();
         let pending = self.known.pending(span);
         let here = if self.seen.has_all(span) { Standing::Done } else { Standing::Pending(Why::NotApplied) };
-        let gone = told.iter().filter(|(name, _)| !everybody.contains(*name)).map(|(name, &is_listed)| {
+        let gone = told.iter().filter(|(name, _)| !self.known.is_one_of_everybody(name)).map(|(name, &is_listed)| {
             let standing = match is_listed {
                 true => Standing::Departed,
                 false if self.known.has_any_applied(name, span) => Standing::Done,
@@ -272,7 +271,7 @@ impl Removals {
         });
         let standing = |name: &NodeName| pending.get(name).map_or(Standing::Done, |why| Standing::Pending(*why));
         let mut standings: BTreeMap<_, _> = gone.collect();
-        standings.extend(everybody.iter().map(|name| (name.clone(), standing(name))));
+        standings.extend(self.known.everybody().map(|name| (name.clone(), standing(name))));
         standings.insert(self.me.name.clone(), here);
         standings
     }
