@@ -8,8 +8,7 @@
 //! It knows no groups and no peers: what holds entries is behind [`Holders`], what others say is handed in.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use tokio::sync::watch;
 
@@ -17,6 +16,8 @@ use crate::key::Key;
 use crate::member::NodeName;
 use crate::message::{Ack, News, Scope};
 use crate::removals::{Lacking, Limits, Noted, Origin, Record, Removals, Span, Standing, Tick, What};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::time::Moment;
 
 /// About how many bytes of records a hello carries.

@@ -15,14 +15,15 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::entry::Source;
 use crate::error::Error;
 use crate::key::{HashedKey, KeyRef, Probe};
 use crate::lifespan::Lifespan;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 use crate::time::{Latest, Moment};
 
 /// What a flight brought: a value, or that there is none, and how long it lives.

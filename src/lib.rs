@@ -101,7 +101,10 @@ mod shards;
 pub mod simulation;
 mod stats;
 mod store;
+mod sync;
 mod tasks;
+#[cfg(all(test, shuttle))]
+mod threads;
 mod time;
 mod token;
 mod transport;

@@ -13,7 +13,7 @@ mod lives;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use crate::flight::{Flight, Flights, Join, Landed, Landing, Wait};
 use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::stats::CacheUsage;
 use crate::store::{Dropped, Entry, Found, Place, Store, Told};
+use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::time::Moment;
 
 pub(crate) use lives::Demand;
