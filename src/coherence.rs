@@ -117,6 +117,11 @@ impl Coherence {
         self.loud.load(Ordering::SeqCst)
     }
 
+    /// How many tombstones there are.
+    pub(crate) fn tombstones(&self) -> usize {
+        self.state().tombstones()
+    }
+
     /// The removals that a question for a key has to carry to this peer.
     pub(crate) fn covering(&self, group: &Arc<str>, key: &Key, peer: &Origin) -> Vec<Span> {
         if !self.is_loud() {
@@ -129,6 +134,16 @@ impl Coherence {
     /// before it is served.
     pub(crate) fn carried(&self, group: &Arc<str>, key: &Key, removed: &[Span], now: Moment) -> bool {
         self.change(|state| state.carried(group, key, removed, now))
+    }
+
+    /// Since when this node has carried a removal with its questions for a key, ahead of the removal's turn.
+    pub(crate) fn carried_since(&self, group: &str, key: &[u8], span: &Span) -> Option<Moment> {
+        self.state().carried_since(group, key, span)
+    }
+
+    /// Whether this node has applied all of `span`.
+    pub(crate) fn has_applied(&self, span: &Span) -> bool {
+        self.state().has_seen(span)
     }
 
     /// Lets go of what is over.

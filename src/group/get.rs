@@ -150,9 +150,30 @@ impl<V: Value> Inner<V> {
         })
     }
 
-    /// Whoever asks for this key next gets nothing that is older than what the token stands for.
-    pub(super) fn honour(&self, token: &Token, key: KeyRef<'_>) {
-        self.carry(key, &[token.span()], self.now());
+    /// Whoever asks for this key next gets nothing that is older than what the token stands for. Says since when that
+    /// has been so; nothing if this node has applied it, because then it stays so.
+    pub(super) fn honour(&self, token: &Token, key: KeyRef<'_>) -> Option<Moment> {
+        let (now, span) = (self.now(), token.span());
+        let coherence = &self.context.coherence;
+        if coherence.has_applied(&span) {
+            return None;
+        }
+        self.carry(key, std::slice::from_ref(&span), now);
+        Some(coherence.carried_since(&self.name, key.bytes, &span).unwrap_or(now))
+    }
+
+    /// Whether what was found meanwhile, and was `born` then if it is a value, is no older than the token. What
+    /// questions carry is soon forgotten: a stand-in that was asked late may not have been told.
+    pub(super) fn has_honoured(
+        &self,
+        token: &Token,
+        key: KeyRef<'_>,
+        since: Option<Moment>,
+        born: Option<Moment>,
+    ) -> bool {
+        let Some(since) = since else { return true };
+        let carried = self.context.coherence.carried_since(&self.name, key.bytes, &token.span());
+        carried == Some(since) || born.is_some_and(|born| born >= since)
     }
 
     /// Many keys, for a caller: the answers in the order of the keys. Keys that are asked for twice are worked on once.

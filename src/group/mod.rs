@@ -33,6 +33,7 @@ use crate::message::Scope;
 use crate::receipt::Receipt;
 use crate::stats::GroupStats;
 use crate::store::Told;
+use crate::time::Moment;
 use crate::token::Token;
 
 pub(crate) use builder::Home;
@@ -90,17 +91,45 @@ impl<V: Value> Group<V> {
     /// As [`get`](Self::get).
     pub async fn get_with(&self, key: &(impl AsKey + ?Sized), options: GetOptions) -> Result<Entry<V>, Error> {
         let key = key.as_key();
-        if let Some(token) = &options.no_older_than {
-            self.inner.honour(token, KeyRef::new(key).check()?);
+        let Some(token) = &options.no_older_than else {
+            return self.entry(key, options.timeout, options.wish).await.map(|(entry, _)| entry);
+        };
+        let limit = options.timeout.unwrap_or(self.inner.config.timeout);
+        let started = self.inner.now();
+        let mut asked_before = false;
+        loop {
+            let honour = self.inner.honour(token, KeyRef::new(key).check()?);
+            let left = limit.saturating_sub(self.inner.now().since(started));
+            if left.is_zero() {
+                return Err(Error::Timeout { limit });
+            }
+            let found = self.entry(key, Some(left), options.wish).await;
+            let born = match &found {
+                Ok((_, born)) => Some(*born),
+                Err(Error::NotFound) => None,
+                Err(Error::Timeout { .. }) => return Err(Error::Timeout { limit }),
+                Err(error) => return Err(error.clone()),
+            };
+            // A peer does not tell since when there is none. Who was asked again has been told from the beginning.
+            let is_told_none = born.is_none() && asked_before;
+            if is_told_none || self.inner.has_honoured(token, KeyRef::new(key), honour, born) {
+                return found.map(|(entry, _)| entry);
+            }
+            asked_before = true;
         }
-        let mut get = self.one(key, options.timeout, |value, told, source| {
+    }
+
+    /// The value of a key as `get_with` tells it, and when its load began.
+    async fn entry(&self, key: &[u8], limit: Option<Duration>, wish: Wish) -> Result<(Entry<V>, Moment), Error> {
+        let mut get = self.one(key, limit, |value, told, source| {
             let now = self.inner.now();
             let value = value.ok_or(Error::NotFound)?;
-            Ok(Entry { value, age: now.since(told.born()), time_left: told.hard().left(now), source })
+            let (age, time_left) = (now.since(told.born()), told.hard().left(now));
+            Ok((Entry { value, age, time_left, source }, told.born()))
         });
-        if options.wish.is_any() {
+        if wish.is_any() {
             // Not any hit will do.
-            get.missed = Some(self.inner.get_missed(KeyRef::new(key), options.timeout, options.wish));
+            get.missed = Some(self.inner.get_missed(KeyRef::new(key), limit, wish));
         }
         get.await
     }

@@ -130,6 +130,7 @@ impl Node {
             share,
             peers: peers.stats(),
             self_check: self.core.self_check(),
+            tombstones: self.core.context.coherence.tombstones() as u64,
             groups: self.core.registry.stats(),
         }
     }

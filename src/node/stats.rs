@@ -28,6 +28,9 @@ pub struct NodeStats {
     pub peers: Vec<PeerStats>,
     /// Whether the node's own address leads to it.
     pub self_check: SelfCheck,
+    /// What removals are kept for that not everybody is known to have applied yet: 65,536 keys at most, and beyond that
+    /// whole groups. A number that stays means that some node cannot be reached.
+    pub tombstones: u64,
     /// The node's groups, by name.
     pub groups: BTreeMap<String, GroupStats>,
 }

@@ -51,7 +51,16 @@ impl Carried {
 
     /// What is remembered for a key.
     pub(crate) fn of(&self, group: &str, key: &[u8]) -> impl Iterator<Item = &Span> {
-        self.keys.get(group).and_then(|keys| keys.get(key)).into_iter().flatten().map(|(span, _)| span)
+        self.noted(group, key).map(|(span, _)| span)
+    }
+
+    /// When `span` was applied to the key, if that is remembered.
+    pub(crate) fn since(&self, group: &str, key: &[u8], span: &Span) -> Option<Moment> {
+        self.noted(group, key).find(|(known, _)| known == span).map(|(_, at)| *at)
+    }
+
+    fn noted(&self, group: &str, key: &[u8]) -> impl Iterator<Item = &Noted> {
+        self.keys.get(group).and_then(|keys| keys.get(key)).into_iter().flatten()
     }
 
     /// Forgets what is over, and everything if that is not enough.

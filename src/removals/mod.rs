@@ -133,7 +133,6 @@ impl Removals {
     }
 
     /// Whether this node has applied all of `span`.
-    #[cfg(test)]
     pub(crate) fn has_seen(&self, span: &Span) -> bool {
         self.seen.has_all(span)
     }
@@ -141,6 +140,11 @@ impl Removals {
     /// Whether no question carries anything.
     pub(crate) fn is_quiet(&self) -> bool {
         self.tombstones.is_empty() && self.carried.is_empty()
+    }
+
+    /// How many tombstones there are.
+    pub(crate) fn tombstones(&self) -> usize {
+        self.tombstones.len()
     }
 
     /// Whether a node is known to have applied `span`, in every incarnation that may live.
@@ -163,6 +167,11 @@ impl Removals {
         // All are noted, whatever came of those before.
         let unseen = spans.iter().filter(|span| !self.seen.has_all(span));
         unseen.filter(|span| self.carried.note(group, key, span, now)).count() > 0
+    }
+
+    /// Since when a key has been asked for with `span`, which a question has carried, without a break.
+    pub(crate) fn carried_since(&self, group: &str, key: &[u8], span: &Span) -> Option<Moment> {
+        self.carried.since(group, key, span)
     }
 
     /// Forgets what questions have carried and is over.
