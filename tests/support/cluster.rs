@@ -94,6 +94,11 @@ impl Source {
         *version
     }
 
+    /// Its version at the source now.
+    pub(crate) fn version(&self, key: &str) -> u64 {
+        self.state().versions.get(key).copied().unwrap_or_default()
+    }
+
     /// Loads of a key, on any node.
     pub(crate) fn loads_of(&self, key: &str) -> u64 {
         self.state().loads.iter().filter(|((_, loaded), _)| loaded == key).map(|(_, count)| count).sum()
