@@ -54,12 +54,17 @@
 //! - **Errors are answers.** What a loader fails with reaches every caller, on every node, with its kind; nobody runs
 //!   it again elsewhere.
 //! - **Never more bytes than given.** A group's capacity counts keys, values and bookkeeping, and is never exceeded.
-//! - **Removals say what they did.** A [`Receipt`] names every node that may still hold an old value.
+//! - **Removals are kept promises.** When every node is done by a [`Receipt`], no get that starts later, on any node,
+//!   returns a value whose load began before the removal was called. A node that is not done yet is named, and the
+//!   receipt [settles](Receipt::settled) when it is. A [`Token`] lets a single get ask for nothing older at once, on
+//!   whichever node.
 //!
 //! # What it is not
 //!
 //! No database and no message bus: what is in it can be gone at any moment, and comes back from the source. No
-//! replication of writes, no locks, no queries. Peers trust each other: put them on a network of their own.
+//! replication of writes, no locks, no queries. A source that lags, or a writer that dies before it has removed what it
+//! has changed, is beyond any cache: remove after the commit, and set a time to live. Peers trust each other: put them
+//! on a network of their own.
 //!
 //! # Features
 //!

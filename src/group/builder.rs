@@ -234,8 +234,9 @@ impl<C, L> GroupBuilder<C, L> {
         self
     }
 
-    /// How long a removal or an insert waits for its acknowledgements. Default: 1 s. Who has not answered by then is
-    /// pending in the receipt; who is known to be down is not waited for.
+    /// How long a removal or an insert waits for those who are told of it, all at once, and then for those of whom it
+    /// hears only through these. Default: 1 s. Who has not answered by then is pending in the receipt; who is known to
+    /// be down is not waited for.
     pub fn removal_timeout(mut self, limit: Duration) -> Self {
         self.config.removal_timeout = limit;
         self

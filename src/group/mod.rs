@@ -164,10 +164,12 @@ impl<V: Value> Group<V> {
         self.inner.shards.peek(key, |end| self.inner.context.is_to_come(end))
     }
 
-    /// Puts a value in the cache of the key's owner, and takes the key out of all others.
+    /// Puts a value in the cache of the key's owner, and takes the key out of all others: a removal that comes with an
+    /// offer, for which the owner asks.
     ///
-    /// If the owner does not take it at once, it acts as a removal ([`Receipt::stored`]). The order of two inserts of
-    /// one key is the owner's; to make the cluster see a change, prefer [`remove`](Self::remove).
+    /// It keeps the promise of [`remove`](Self::remove), for whatever was loaded before. If the owner does not take the
+    /// value at once, or a removal of the key comes in between, nobody does ([`Receipt::stored`]). The order of two
+    /// inserts of one key is the owner's; to make the cluster see a change, prefer `remove`.
     ///
     /// # Errors
     /// If the key is too long, or the value has no encoding or too long a one; or the node is shut down. Nothing was
@@ -192,13 +194,18 @@ impl<V: Value> Group<V> {
 
     /// Takes a key out of every cache of the cluster.
     ///
-    /// When the receipt says [`everywhere`](Receipt::everywhere), no get that starts later, on any node, returns a
-    /// value whose load began before this call, provided that all nodes list the same members and none holds the key's
-    /// owner for unreachable meanwhile. (It would ask a stand-in that may not have been told yet, and could keep what
-    /// it gets until its life ends.)
+    /// When every node is done by the receipt (as it is returned, or after [`settled`](Receipt::settled)), no get that
+    /// starts later, on any node, returns a value whose load began before this call: whatever the nodes list, whomever
+    /// they hold for the key's owner, and whatever was under way. (A call begins when its future is first polled.)
     ///
-    /// It returns within twice the group's `removal_timeout`. Nodes that cannot be reached are pending in the receipt.
-    /// Remove after the change is committed at the source.
+    /// All nodes are told at once. It returns when all have applied it; if some do not answer, after the group's
+    /// [`removal_timeout`](GroupBuilder::removal_timeout), or twice that if nodes have to be heard of through others.
+    /// Those known to be down are not waited for. They are pending in the receipt, and are told as soon as anybody
+    /// reaches them, also by others if this node is gone by then. The [`token`](Receipt::token) of the receipt lets a
+    /// single get ask for nothing older at once, on whichever node.
+    ///
+    /// Remove after the change is committed at the source: a load that begins after the removal may find what the
+    /// source had before the commit.
     ///
     /// # Errors
     /// If the key is too long or the node is shut down.
@@ -206,7 +213,8 @@ impl<V: Value> Group<V> {
         self.remove_many([key.as_key()])
     }
 
-    /// Takes many keys out, as [`remove`](Self::remove) does one, in one round.
+    /// Takes many keys out, as [`remove`](Self::remove) does one: in one message to each node, or a few if they are
+    /// very many. What is remembered of them has a bound, too: beyond it, it is the group as a whole.
     ///
     /// # Errors
     /// If a key is too long or the node is shut down. Nothing was removed then.
@@ -219,7 +227,8 @@ impl<V: Value> Group<V> {
         async move { self.inner.remove(Scope::Keys(keys?)).await }
     }
 
-    /// Takes everything in the group out, as [`remove`](Self::remove) does one key.
+    /// Takes everything in the group out, as [`remove`](Self::remove) does one key: also what is being loaded, and keys
+    /// that nobody has thought of.
     ///
     /// # Errors
     /// If the node is shut down.
