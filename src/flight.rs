@@ -24,6 +24,7 @@ use crate::key::{HashedKey, KeyRef, Probe};
 use crate::lifespan::Lifespan;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
+use crate::tags::Tagged;
 use crate::time::{Latest, Moment};
 
 /// What a flight brought: a value, or that there is none, and how long it lives.
@@ -34,11 +35,13 @@ pub(crate) struct Landed<V> {
     pub(crate) source: Source,
     /// Why the load failed in whose stead the old value is served.
     pub(crate) failed: Option<Arc<Error>>,
+    /// What it bears, and when it was begun.
+    pub(crate) tagged: Option<Arc<Tagged>>,
 }
 
 impl<V> Landed<V> {
     pub(crate) fn new(value: Option<V>, life: Lifespan, source: Source) -> Self {
-        Self { value, life, source, failed: None }
+        Self { value, life, source, failed: None, tagged: None }
     }
 }
 

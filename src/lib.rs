@@ -107,6 +107,7 @@ pub mod simulation;
 mod stats;
 mod store;
 mod sync;
+mod tags;
 mod tasks;
 #[cfg(all(test, shuttle))]
 mod threads;

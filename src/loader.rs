@@ -14,7 +14,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::error::{BoxError, LoadError};
-use crate::key::{HashedKey, Key};
+use crate::key::{AsKey, HashedKey, Key};
+use crate::tags::TagHash;
 
 /// What a load found out: a value, perhaps with its own time to live, or that there is none.
 ///
@@ -24,20 +25,21 @@ pub struct Loaded<V> {
     pub(crate) value: Option<V>,
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) refresh_after: Option<Duration>,
+    pub(crate) tags: Vec<TagHash>,
 }
 
 impl<V> Loaded<V> {
     /// A value.
     #[must_use]
     pub fn value(value: V) -> Self {
-        Self { value: Some(value), time_to_live: None, refresh_after: None }
+        Self::from(Some(value))
     }
 
     /// "There is none": callers get [`Error::NotFound`](crate::Error::NotFound) (or `None`), and it is remembered for a
     /// while.
     #[must_use]
     pub fn none() -> Self {
-        Self { value: None, time_to_live: None, refresh_after: None }
+        Self::from(None)
     }
 
     /// How long this one may be kept, instead of as long as the group says. Zero: not at all; who waits for it gets it.
@@ -55,6 +57,29 @@ impl<V> Loaded<V> {
         self.refresh_after = Some(age);
         self
     }
+
+    /// Tags this one: [`Group::remove_tag`](crate::Group::remove_tag) takes out everything that bears the tag, on every
+    /// node. For values that are made of something that many keys share: all pages of a team, say. What "there is none"
+    /// was found out from can be tagged, too.
+    ///
+    /// A tag is text or bytes, as a key is. It travels with every copy, as a hash of 8 bytes: a few tags are cheap. A
+    /// value of more than 64 is taken out by the removal of any tag.
+    ///
+    /// ```
+    /// # use peerage::Loaded;
+    /// let page = Loaded::value("<h1>Ada</h1>").tag("team:7").tag("user:42");
+    /// ```
+    #[must_use]
+    pub fn tag(self, tag: &(impl AsKey + ?Sized)) -> Self {
+        self.tags([tag.as_key()])
+    }
+
+    /// Tags this one with several: see [`tag`](Self::tag).
+    #[must_use]
+    pub fn tags<T: AsKey>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.tags.extend(tags.into_iter().map(|tag| TagHash::of(tag.as_key())));
+        self
+    }
 }
 
 impl<V> From<V> for Loaded<V> {
@@ -65,7 +90,7 @@ impl<V> From<V> for Loaded<V> {
 
 impl<V> From<Option<V>> for Loaded<V> {
     fn from(value: Option<V>) -> Self {
-        Self { value, time_to_live: None, refresh_after: None }
+        Self { value, time_to_live: None, refresh_after: None, tags: Vec::new() }
     }
 }
 

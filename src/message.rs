@@ -10,6 +10,7 @@ use crate::key::Key;
 use crate::member::NodeName;
 pub(crate) use crate::removal::{Incarnation, RemovalId, Scope};
 use crate::removals::{Lacking, Origin, Report, Span};
+use crate::tags::TagHash;
 
 /// A range of versions of the wire protocol, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +116,7 @@ pub(crate) struct GetMany {
     pub(crate) keys: Vec<Key>,
 }
 
-/// Takes keys, or the whole group, out of the receiver's cache.
+/// Takes keys, what bears a tag, or the whole group, out of the receiver's cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remove {
     pub(crate) id: RemovalId,
@@ -136,6 +137,8 @@ pub(crate) struct Insert {
     pub(crate) time_to_live: Option<Duration>,
     /// After how long it is refreshed; `None`: as the group's own values.
     pub(crate) refresh_after: Option<Duration>,
+    /// What it bears, unless it is an offer, which brings them.
+    pub(crate) tags: Vec<TagHash>,
 }
 
 /// The reply to an [`Ask`] of the same kind.
@@ -188,6 +191,8 @@ pub(crate) struct Copy {
     pub(crate) grace: Duration,
     /// Whether the answer waited for a load, rather than came from the cache.
     pub(crate) loaded: bool,
+    /// What it bears: it is not to be kept once one of them is removed.
+    pub(crate) tags: Vec<TagHash>,
 }
 
 /// Why a node did not serve a request at all.

@@ -19,5 +19,7 @@ pub(crate) struct RemovalId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     Keys(Vec<Key>),
+    /// Everything that bears this tag.
+    Tag(Key),
     Group,
 }

@@ -10,6 +10,7 @@
 //! somebody waits there to have the lock alone, who in turn waits for the first hit to end.
 
 mod lives;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -27,10 +28,12 @@ use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::stats::CacheUsage;
 use crate::store::{Dropped, Entry, Found, Place, Store, Told};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::tags::Tagged;
 use crate::time::Moment;
 
 pub(crate) use lives::Demand;
-use lives::Over;
+use lives::{Over, drop_old};
+pub(crate) use tags::TagClock;
 
 /// At most two loads of a key run on a node: a voided one and its successor.
 const LOADS_OF_A_KEY: usize = 2;
@@ -65,6 +68,8 @@ struct Shard<V> {
     changes: u64,
     loads: Flights<V, Seeded>,
     fetches: Flights<V, Seeded>,
+    /// The same for all shards.
+    tags: Arc<TagClock>,
 }
 
 impl<V> Shard<V> {
@@ -80,8 +85,28 @@ impl<V: Value> Shard<V> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
-        let found = self.store.look(key, place, EARLIEST)?;
-        is_fresh(found.due()).then(|| Hit::new(&found, place))
+        self.find(key, place, is_fresh).map(|found| Hit::new(&found, place))
+    }
+
+    /// The entry of a key, if nothing is to be done but to serve it.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
+    fn find(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Found<'_, V>> {
+        let found = self.tags.sift(self.store.look(key, place, EARLIEST)?)?;
+        is_fresh(found.due()).then_some(found)
+    }
+
+    /// Takes out what is held for a key, if a removal of a tag has: for who is about to do more than serve it.
+    fn drop_removed(&mut self, key: KeyRef<'_>, dropped: &mut Dropped<V>) {
+        if self.tags.now() > 0 && self.tags.takes_out(self.store.tagged(key).map(Arc::as_ref)) {
+            self.change(key);
+            self.store.remove(key, dropped);
+        }
+    }
+
+    /// The tags of what is held for a key.
+    fn tagged(&self, key: KeyRef<'_>) -> Option<Arc<Tagged>> {
+        self.store.tagged(key).cloned()
     }
 
     fn void(&mut self, key: KeyRef<'_>) {
@@ -102,6 +127,7 @@ impl<V: Value> Shard<V> {
 pub(crate) struct Asked<V> {
     pub(crate) hit: Hit<V>,
     pub(crate) encoded: Option<Bytes>,
+    pub(crate) tagged: Option<Arc<Tagged>>,
     changes: u64,
 }
 
@@ -130,11 +156,20 @@ impl<V> Hit<V> {
     }
 }
 
+impl<V> Hit<V> {
+    /// As what a flight lands with. A hit does not know its tags, which who looks for a peer, or lands a flight with
+    /// it, has to bring.
+    pub(crate) fn landed(self, tagged: Option<Arc<Tagged>>) -> Landed<V> {
+        let source = self.source();
+        let life = self.told.life();
+        Landed { tagged, ..Landed::new(self.value, life, source) }
+    }
+}
+
+/// For a caller, who looked just now.
 impl<V> From<Hit<V>> for Landed<V> {
     fn from(hit: Hit<V>) -> Self {
-        let source = hit.source();
-        let life = hit.told.life();
-        Self::new(hit.value, life, source)
+        hit.landed(None)
     }
 }
 
@@ -172,6 +207,7 @@ pub(crate) struct Shards<V> {
     seed: u64,
     largest: usize,
     clock: Clock,
+    tags: Arc<TagClock>,
 }
 
 impl<V: Value> Shards<V> {
@@ -194,6 +230,7 @@ impl<V: Value> Shards<V> {
         let encoded_budget = part(capacity / count, encoded_share);
         let budget = capacity / count - encoded_budget;
         let hot_budget = part(budget, hot_share);
+        let tags = Arc::<TagClock>::default();
         let shard = || {
             RwLock::new(Shard {
                 store: Store::new(budget, hot_budget, grace, random()),
@@ -201,6 +238,7 @@ impl<V: Value> Shards<V> {
                 changes: 0,
                 loads: Flights::new(LOADS_OF_A_KEY, Seeded(random())),
                 fetches: Flights::new(FETCHES_OF_A_KEY, Seeded(random())),
+                tags: Arc::clone(&tags),
             })
         };
         Self {
@@ -208,7 +246,13 @@ impl<V: Value> Shards<V> {
             seed: random() | 1,
             largest: budget.min(Store::<V>::LARGEST),
             clock,
+            tags,
         }
+    }
+
+    /// Which tags have been removed.
+    pub(crate) fn tags(&self) -> &TagClock {
+        &self.tags
     }
 
     /// The entry of a key, without looking at flights; shared with other hits.
@@ -221,9 +265,10 @@ impl<V: Value> Shards<V> {
     /// The same for a peer, which wants the value's bytes.
     pub(crate) fn look_encoded(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Asked<V>> {
         let shard = self.shared(key);
-        let hit = shard.look(key, place, |due| now < due)?;
+        let found = shard.find(key, place, |due| now < due)?;
+        let (hit, tagged) = (Hit::new(&found, place), found.tagged().cloned());
         let encoded = shard.encoded.as_ref().and_then(|encoded| encoded.get(key));
-        Some(Asked { hit, encoded, changes: shard.changes })
+        Some(Asked { hit, encoded, tagged, changes: shard.changes })
     }
 
     /// The value of this look was encoded. Kept only if nothing has changed since: the bytes are those of the value
@@ -245,7 +290,7 @@ impl<V: Value> Shards<V> {
     /// The entry of a key, touching nothing.
     pub(crate) fn peek(&self, key: KeyRef<'_>, is_fresh: impl FnOnce(Moment) -> bool) -> Option<V> {
         let shard = self.shared(key);
-        let found = shard.store.peek(key, EARLIEST)?;
+        let found = shard.tags.sift(shard.store.peek(key, EARLIEST)?)?;
         found.value().filter(|_| is_fresh(found.end())).cloned()
     }
 
@@ -261,12 +306,15 @@ impl<V: Value> Shards<V> {
     ) -> Look<V> {
         let mut dropped = Dropped::default();
         let mut shard = self.exclusive(key);
+        shard.drop_removed(key, &mut dropped);
         if let Some(hit) = shard.look(key, place, |due| now < due).filter(|hit| demand.is_met_by(hit)) {
-            return Look::Found(hit.into());
+            let tagged = shard.tagged(key);
+            return Look::Found(hit.landed(tagged));
         }
         let past_soft = shard.past_soft(key, place, now).filter(|hit| demand.is_met_by(hit));
         shard.store.missed(key, now, &mut dropped);
         let over = Over::of(&shard.store, key, place, past_soft.as_ref());
+        let tagged = past_soft.as_ref().and_then(|_| shard.tagged(key));
         let flights = shard.flights(kind);
         if kind == Kind::Fetch {
             flights.void_unless(key, demand.oldest);
@@ -282,11 +330,11 @@ impl<V: Value> Shards<V> {
             shard.store.begin_refresh(key);
         }
         drop(shard);
-        let lead =
-            new.map(|flight| Lead { shards: Arc::clone(self), flight, kind, over, begun: begins, on_board: true });
+        let (shards, since) = (Arc::clone(self), self.tags.now());
+        let lead = new.map(|flight| Lead { shards, flight, kind, over, begun: begins, since, on_board: true });
         match (past_soft, lead) {
-            (Some(hit), Some(lead)) => Look::PastSoft(hit.into(), lead),
-            (Some(hit), None) => Look::Found(hit.into()),
+            (Some(hit), Some(lead)) => Look::PastSoft(hit.landed(tagged), lead),
+            (Some(hit), None) => Look::Found(hit.landed(tagged)),
             (None, Some(lead)) => Look::Lead(lead, wait),
             (None, None) => Look::Joined(wait),
         }
@@ -413,6 +461,8 @@ pub(crate) struct Lead<V: Value> {
     /// What was held for the key when the flight was started.
     over: Over,
     begun: bool,
+    /// The count of removed tags when it began.
+    since: u64,
     /// Cleared once the duty is done or handed on.
     on_board: bool,
 }
@@ -426,20 +476,29 @@ impl<V: Value> Lead<V> {
         self.flight.key()
     }
 
+    /// The count of removed tags when the flight began: what it brings is as old as that.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+
     /// Lets a load begin: the loader is about to be called. The cache is looked at once more, so that a value that came
     /// while the load was queued is not loaded again.
     pub(crate) fn begin(mut self, place: Place, now: Moment) -> Begin<V> {
         debug_assert!(self.kind == Kind::Load && !self.begun, "fetches begin when they start");
         let shards = Arc::clone(&self.shards);
         let key = self.flight.key().clone();
+        let mut dropped = Dropped::default();
         let mut shard = shards.exclusive(key.as_ref());
+        shard.drop_removed(key.as_ref(), &mut dropped);
         if let Some(hit) = shard.look(key.as_ref(), place, |due| now < due).filter(|hit| self.is_met_by(hit)) {
+            let landed = hit.landed(shard.tagged(key.as_ref()));
             drop(shard);
-            let next = self.land(Ok(hit.into()), None).1;
+            let next = self.land(Ok(landed), None).1;
             debug_assert!(next.is_none(), "nothing is parked behind a flight that can be joined");
             return Begin::No;
         }
         self.begun = shard.loads.begin(&self.flight);
+        self.since = self.shards.tags.now();
         drop(shard);
         if self.begun {
             return Begin::Go(self);
@@ -470,7 +529,8 @@ impl<V: Value> Lead<V> {
         // Cloned first: a clone is the user's code, and if it panics the flight is still on board, and lands as failed.
         let mut kept = match (&landing, keep) {
             (Ok(landed), Some(keep)) => {
-                Some((Entry { value: landed.value.clone(), weight: keep.weight, life: landed.life }, keep.place))
+                let (value, tagged) = (landed.value.clone(), landed.tagged.clone());
+                Some((Entry { value, weight: keep.weight, life: landed.life, tagged }, keep.place))
             }
             _ => None,
         };
@@ -478,13 +538,20 @@ impl<V: Value> Lead<V> {
         let key = self.flight.key();
         let ended = {
             let mut shard = self.shards.exclusive(key.as_ref());
-            let ended = shard.flights(self.kind).end(&self.flight, self.begun);
+            let mut ended = shard.flights(self.kind).end(&self.flight, self.begun);
+            // Nobody knew what it would bear when the tag was removed.
+            let tagged = landing.as_ref().ok().and_then(|landed| landed.tagged.as_deref());
+            let is_removed = kept.is_some() && shard.tags.takes_out(tagged);
+            ended.voided |= is_removed;
             // Taken rather than matched: what is not kept must be dropped outside of the lock.
             let kept = if ended.voided { None } else { kept.take() };
             if let Some((entry, place)) = kept {
                 let place = self.place_of(&shard.store, &entry, place);
                 shard.change(key.as_ref());
                 shard.store.insert(key.as_ref(), entry, place, &mut dropped);
+            } else if is_removed {
+                // Nor does anything come to refresh what is there.
+                drop_old(&mut shard, key.as_ref(), &mut dropped);
             } else if !ended.voided {
                 self.leave_or_drop_old(&mut shard, &landing, &mut dropped);
             }
@@ -497,6 +564,7 @@ impl<V: Value> Lead<V> {
             kind: self.kind,
             over: Over::nothing(self.over.place),
             begun: false,
+            since: self.since,
             on_board: true,
         });
         (ended.voided, next)

@@ -29,6 +29,7 @@ use crate::peers::{Peer, View};
 use crate::route::{self, Next, Role, Route};
 use crate::shards::{Demand, Keep, Lead};
 use crate::store::Place;
+use crate::tags::Tagged;
 use crate::tasks::Work;
 use crate::time::Moment;
 use crate::transport::{Asker, CallError, Question};
@@ -116,7 +117,7 @@ impl<V: Value> Fetch<V> {
         trip.record("answered");
         let (peer, age) = (trip.peer().name(), age_of(&answer));
         match answer.outcome {
-            Outcome::Value(copy) => match group.receive(peer, copy, now.earlier(way), lead.succeeds()) {
+            Outcome::Value(copy) => match group.receive(peer, copy, now.earlier(way), &lead) {
                 Ok((mut landed, keep)) => {
                     if trip.is_heeded(age, answer.held) {
                         // What was born no earlier than that was not, however long the way may have been.
@@ -132,7 +133,10 @@ impl<V: Value> Fetch<V> {
                     trip.turn_elsewhere(Next::LoadHere, lead);
                 }
             },
-            Outcome::NotFound => group.land_fetch(lead, Ok(group.none_at(peer)), None),
+            Outcome::NotFound => {
+                let none = group.none_at(peer, lead.since());
+                group.land_fetch(lead, Ok(none), None);
+            }
             Outcome::Failed(error) => group.land_fetch(lead, Err(error), None),
         }
     }
@@ -226,10 +230,12 @@ impl<V: Value> Inner<V> {
         });
     }
 
-    /// A peer's word that there is no value. It is remembered there, not here.
-    fn none_at(&self, peer: &NodeName) -> Landed<V> {
+    /// A peer's word that there is no value. It is remembered there, not here; nor are its tags known here, so that it is
+    /// for nobody who came after the removal of any.
+    fn none_at(&self, peer: &NodeName, since: u64) -> Landed<V> {
         let now = self.now();
-        Landed::new(None, Lifespan::new(now, now), Source::Peer(peer.clone()))
+        let none = Landed::new(None, Lifespan::new(now, now), Source::Peer(peer.clone()));
+        Landed { tagged: Some(Tagged::unknown(since)), ..none }
     }
 
     /// A copy that a peer sent, `at` the moment it was as old as it says. One in so many is kept, and what takes over
@@ -239,12 +245,13 @@ impl<V: Value> Inner<V> {
         peer: &NodeName,
         copy: Copy,
         at: Moment,
-        succeeds: bool,
+        lead: &Lead<V>,
     ) -> Result<(Landed<V>, Option<Keep>), Error> {
         let lasts = copy.left != Some(Duration::ZERO) && copy.until_refresh != Some(Duration::ZERO);
-        let keep = lasts && self.config.hot_share > 0.0 && (succeeds || clock::dice() * KEEP_ONE_IN < 1.0);
+        let keep = lasts && self.config.hot_share > 0.0 && (lead.succeeds() || clock::dice() * KEEP_ONE_IN < 1.0);
         // What is kept is copied first: a slice would keep the whole message that it came in alive.
         let bytes = if keep { Bytes::copy_from_slice(&copy.value) } else { copy.value };
+        let tagged = Tagged::new(lead.since(), &copy.tags);
         let (value, weight) = self.decode(bytes)?;
         let end = |left: Option<Duration>| left.map_or(Moment::NEVER, |left| at + left);
         let grace = self.config.grace;
@@ -255,7 +262,7 @@ impl<V: Value> Inner<V> {
             // The group's own, which is the same on all nodes, or else none: never a longer one than the original has.
             grace: !grace.is_zero() && copy.grace >= grace,
         };
-        let landed = Landed::new(Some(value), life, Source::Peer(peer.clone()));
+        let landed = Landed { tagged, ..Landed::new(Some(value), life, Source::Peer(peer.clone())) };
         Ok((landed, keep.then_some(Keep { place: Place::Hot, weight })))
     }
 

@@ -152,7 +152,7 @@ impl<V: Value> Inner<V> {
 
     /// Whoever asks for this key next gets nothing that is older than what the token stands for. Says since when that
     /// has been so; nothing if this node has applied it, because then it stays so.
-    pub(super) fn honour(&self, token: &Token, key: KeyRef<'_>) -> Option<Moment> {
+    pub(super) fn honour(self: &Arc<Self>, token: &Token, key: KeyRef<'_>) -> Option<Moment> {
         let (now, span) = (self.now(), token.span());
         let coherence = &self.context.coherence;
         if coherence.has_applied(&span) {
@@ -208,7 +208,7 @@ impl<V: Value> Inner<V> {
         wish: Wish,
         has_joined: bool,
     ) -> Landing<V> {
-        let started = self.now();
+        let (started, since) = (self.now(), self.shards.tags().now());
         let demand = wish.demand(started);
         if let Err(error) = self.context.check_runtime() {
             return self.hit_without_runtime(key, wish).map(Landed::from).ok_or(error);
@@ -241,6 +241,7 @@ impl<V: Value> Inner<V> {
             let landing = wish.judged(self.landing_within(flight, left, now).await, demand);
             match landing {
                 Judged::TooOld => here |= !joined,
+                Judged::Landing(Ok(landed)) if self.is_removed_for(&landed, since) => {}
                 Judged::Landing(landing) if !joined || !is_for_others(&landing, started) => {
                     return landing.map_err(|error| own_limit(error, limit));
                 }
@@ -255,6 +256,7 @@ impl<V: Value> Inner<V> {
     }
 
     async fn get_all(self: &Arc<Self>, keys: &[HashedKey], limit: Duration) -> Vec<Landing<V>> {
+        let since = self.shards.tags().now();
         let mut departures = self.departures();
         // By key: its place among those that differ; by that, what is known of it at once.
         let mut distinct = HashMap::with_capacity_and_hasher(keys.len(), Seeded(self.id));
@@ -277,7 +279,7 @@ impl<V: Value> Inner<V> {
         let places: Vec<usize> = places.collect();
         self.depart(departures, limit);
         let waits = flights.into_iter().map(|(place, key, flight, joined)| async move {
-            (place, self.landing_of(key.as_ref(), flight, joined, limit).await)
+            (place, self.landing_of(key.as_ref(), (flight, joined), since, limit).await)
         });
         for (place, landing) in join_all(waits).await {
             landings[place] = Some(landing);
@@ -313,19 +315,26 @@ impl<V: Value> Inner<V> {
     async fn landing_of(
         self: &Arc<Self>,
         key: KeyRef<'_>,
-        flight: Wait<V>,
-        joined: bool,
+        (flight, joined): (Wait<V>, bool),
+        since: u64,
         limit: Duration,
     ) -> Landing<V> {
         self.gets.joined.add(u64::from(joined));
         let started = self.now();
         let landing = self.landing_within(flight, limit, started).await;
-        if joined && is_for_others(&landing, started) {
+        let is_removed = landing.as_ref().is_ok_and(|landed| self.is_removed_for(landed, since));
+        if is_removed || joined && is_for_others(&landing, started) {
             let left = limit.saturating_sub(self.now().since(started));
             // Whatever it waits for now, the caller's limit is the one that it was given.
-            return self.get_missing(key, left, Wish::default(), true).await.map_err(|error| own_limit(error, limit));
+            return self.get_missing(key, left, Wish::default(), joined).await.map_err(|error| own_limit(error, limit));
         }
         landing
+    }
+
+    /// Whether what a flight brought is for those alone who came before a removal, which took it out by a tag: whoever
+    /// began at a later count goes round again.
+    pub(super) fn is_removed_for(&self, landed: &Landed<V>, since: u64) -> bool {
+        self.shards.tags().is_too_old(landed.tagged.as_deref(), since)
     }
 
     /// Looks for a key, or joins its flight, or starts one, which is then to depart.

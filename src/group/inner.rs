@@ -21,6 +21,7 @@ use crate::queue::Limits;
 use crate::shards::{Hit, Keep, Shards};
 use crate::stats::{FetchCounters, GetCounters, GroupStats, LoadCounters, RemovalCounters};
 use crate::store::Place;
+use crate::tags::Tagged;
 use crate::time::{Earliest, Moment};
 
 use super::context::Context;
@@ -123,11 +124,12 @@ impl<V: Value> Inner<V> {
     }
 
     /// What a load (or an insert) brought, as it will be cached and handed out: how long it lives, and what it weighs.
-    /// It lives from now; its age counts from `born`, when its load began.
+    /// It lives from now; its age counts from `born`, when its load began, and `since` is how many tags had been removed
+    /// then.
     pub(super) fn settle(
         &self,
         loaded: Loaded<V>,
-        born: Moment,
+        (born, since): (Moment, u64),
         place: Place,
     ) -> Result<(Landed<V>, Option<Keep>), Error> {
         let (weight, usual) = match &loaded.value {
@@ -153,7 +155,9 @@ impl<V: Value> Inner<V> {
             }
         };
         let lives = hard != Some(Duration::ZERO);
-        Ok((Landed::new(loaded.value, life, Source::Loader), lives.then_some(Keep { place, weight })))
+        let tagged = Tagged::new(since, &loaded.tags);
+        let landed = Landed { tagged, ..Landed::new(loaded.value, life, Source::Loader) };
+        Ok((landed, lives.then_some(Keep { place, weight })))
     }
 
     /// What a value weighs; an error if it is too large for the cluster.

@@ -22,12 +22,13 @@ use crate::receipt::Receipt;
 use crate::removals::{Origin, Record, Span};
 use crate::shards::{Demand, Keep, Kind, Lead, Look};
 use crate::store::{Entry, Place};
+use crate::tags::Tagged;
 use crate::tasks::Work;
 use crate::time::Moment;
 use crate::transport::{Asker, CallError, Question};
 
 use super::inner::Inner;
-use super::registry::Limits;
+use super::registry::{Limits, Terms};
 use super::remove::{ToldWhom, WhyNot};
 
 /// A value on offer.
@@ -36,6 +37,8 @@ pub(super) struct Offered<V> {
     loaded: Loaded<V>,
     bytes: Bytes,
     born: Moment,
+    /// The count of removed tags then.
+    since: u64,
 }
 
 impl<V: Value> Inner<V> {
@@ -47,13 +50,14 @@ impl<V: Value> Inner<V> {
         }
         self.check_removal()?;
         self.removals.inserts.one();
-        let born = self.now();
+        let (born, since) = (self.now(), self.shards.tags().now());
         // Encoded here, whoever owns the key: what could not be sent is refused by every node alike.
         let bytes = loaded.value.as_ref().map_or(Ok(Bytes::new()), |value| self.encode(value))?;
         let told = self.context.coherence.told();
         let record = self.context.coherence.issue(&self.name, Scope::Keys(vec![key.key.clone()]));
         let offer = Offering { group: Arc::clone(self), number: record.span.last };
-        self.offers.begin(offer.number, key.clone(), Offered { loaded, bytes, born });
+        let tags = loaded.tags.clone();
+        self.offers.begin(offer.number, key.clone(), tags, Offered { loaded, bytes, born, since });
         let group = Arc::clone(self);
         self.in_a_task(async move { group.insert_round(&offer, key, record, told).await }).await
     }
@@ -89,9 +93,9 @@ impl<V: Value> Inner<V> {
     fn install_own(self: &Arc<Self>, number: u64, key: &HashedKey) -> Result<bool, Error> {
         self.lag.note(&Scope::Keys(vec![key.key.clone()]), self.now());
         self.shards.remove(key.as_ref());
-        let offered = |offer: &Offered<V>| (offer.loaded.clone(), offer.born);
-        let Some((loaded, born)) = self.offers.with(number, key.key.as_bytes(), offered) else { return Ok(false) };
-        let Some(entry) = self.own_entry(key, loaded, born)? else { return Ok(false) };
+        let offered = |offer: &Offered<V>| (offer.loaded.clone(), (offer.born, offer.since));
+        let Some((loaded, begun)) = self.offers.with(number, key.key.as_bytes(), offered) else { return Ok(false) };
+        let Some(entry) = self.own_entry(key, loaded, begun)? else { return Ok(false) };
         // Only now, with no removal in between.
         self.sweep_at(&entry.life);
         let stored = self.offers.with(number, key.key.as_bytes(), |_| self.shards.insert(key, entry, Place::Main));
@@ -99,11 +103,11 @@ impl<V: Value> Inner<V> {
     }
 
     /// What is kept of a value that is put in the cache, if this node owns the key.
-    fn own_entry(&self, key: &HashedKey, loaded: Loaded<V>, born: Moment) -> Result<Option<Entry<V>>, Error> {
+    fn own_entry(&self, key: &HashedKey, loaded: Loaded<V>, begun: (Moment, u64)) -> Result<Option<Entry<V>>, Error> {
         let place = self.context.peers.view().place(key.hash);
-        let (landed, keep) = self.settle(loaded, born, place)?;
-        let Landed { value, life, .. } = landed;
-        Ok(keep.filter(|_| place == Place::Main).map(|Keep { weight, .. }| Entry { value, weight, life }))
+        let (landed, keep) = self.settle(loaded, begun, place)?;
+        let Landed { value, life, tagged, .. } = landed;
+        Ok(keep.filter(|_| place == Place::Main).map(|Keep { weight, .. }| Entry { value, weight, life, tagged }))
     }
 
     /// Another program's insert, which is no node's. Only the owner keeps the value; to anybody else it is a removal.
@@ -111,12 +115,13 @@ impl<V: Value> Inner<V> {
         self: &Arc<Self>,
         key: &HashedKey,
         value: &Bytes,
-        (time_to_live, refresh_after): Limits,
+        ((time_to_live, refresh_after), tags): Terms,
     ) -> Result<bool, Error> {
+        let begun = (self.now(), self.shards.tags().now());
         // Copied, because a slice would keep the whole message that it came in alive.
         let (value, _) = self.decode(Bytes::copy_from_slice(value))?;
-        let loaded = Loaded { value: Some(value), time_to_live, refresh_after };
-        let entry = self.own_entry(key, loaded, self.now())?;
+        let loaded = Loaded { value: Some(value), time_to_live, refresh_after, tags };
+        let entry = self.own_entry(key, loaded, begun)?;
         self.shards.remove(key.as_ref());
         if let Some(entry) = &entry {
             self.sweep_at(&entry.life);
@@ -148,6 +153,8 @@ impl<V: Value> Inner<V> {
             value: None,
             time_to_live,
             refresh_after,
+            // They come with the value.
+            tags: Vec::new(),
         });
         let wait = self.config.removal_timeout;
         let outcome = tokio::time::timeout(wait, owner.call(self.context.peers.request(ask))).await;
@@ -176,6 +183,7 @@ impl<V: Value> Inner<V> {
             until_refresh: None,
             grace: Duration::ZERO,
             loaded: false,
+            tags: Tagged::new(0, &offer.loaded.tags).map_or_else(Vec::new, |tagged| tagged.tags().to_vec()),
         };
         let copy = self.offers.with(number, key.bytes, copy);
         Answer { outcome: copy.map_or(Outcome::NotFound, Outcome::Value), held: Duration::ZERO }
@@ -273,8 +281,8 @@ impl<V: Value> Pull<V> {
         };
         let born = group.now().earlier(copy.age);
         let settled = group.decode(Bytes::copy_from_slice(&copy.value)).and_then(|(value, _)| {
-            let loaded = Loaded { value: Some(value), time_to_live, refresh_after };
-            group.settle(loaded, born, Place::Main)
+            let loaded = Loaded { value: Some(value), time_to_live, refresh_after, tags: copy.tags };
+            group.settle(loaded, (born, lead.since()), Place::Main)
         });
         match settled {
             Ok((landed, keep)) => {

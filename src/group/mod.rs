@@ -227,6 +227,25 @@ impl<V: Value> Group<V> {
         async move { self.inner.remove(Scope::Keys(keys?)).await }
     }
 
+    /// Takes out everything that bears a tag ([`Loaded::tag`]), on every node, as [`remove`](Self::remove) does one key.
+    ///
+    /// Nobody looks for what bears the tag: so it takes as long for a million keys as for one, and what is out gives its
+    /// bytes back when it is next asked for, or within seconds. A load that is under way when the tag is removed, and
+    /// brings a value that bears it, is not kept, and goes to nobody who asked later.
+    ///
+    /// Until everybody has applied it, a key of the group that one node asks of another is loaded anew there, whether
+    /// or not it bears the tag, if that node has not heard of the removal.
+    ///
+    /// A group remembers some thousands of removed tags one by one. Beyond that, what bears any tag and is older than
+    /// the oldest of those is loaded anew, too.
+    ///
+    /// # Errors
+    /// If the tag is longer than a key may be or the node is shut down.
+    pub fn remove_tag(&self, tag: &(impl AsKey + ?Sized)) -> impl Future<Output = Result<Receipt, Error>> + Send {
+        let tag = KeyRef::new(tag.as_key()).check().map(|tag| Key::new(tag.bytes));
+        async move { self.inner.remove(Scope::Tag(tag?)).await }
+    }
+
     /// Takes everything in the group out, as [`remove`](Self::remove) does one key: also what is being loaded, and keys
     /// that nobody has thought of.
     ///

@@ -9,11 +9,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::key::HashedKey;
 use crate::message::Scope;
+use crate::tags::{TagHash, bears};
 
 /// A value that is offered, until a removal makes nothing of it.
 #[derive(Debug)]
 struct Offer<T> {
     key: HashedKey,
+    tags: Vec<TagHash>,
     value: Option<T>,
 }
 
@@ -29,8 +31,8 @@ impl<T> Default for Offers<T> {
 
 impl<T> Offers<T> {
     /// Offers a value; to be taken back with [`end`](Self::end).
-    pub(super) fn begin(&self, number: u64, key: HashedKey, value: T) {
-        self.offers().insert(number, Offer { key, value: Some(value) });
+    pub(super) fn begin(&self, number: u64, key: HashedKey, tags: Vec<TagHash>, value: T) {
+        self.offers().insert(number, Offer { key, tags, value: Some(value) });
     }
 
     pub(super) fn end(&self, number: u64) {
@@ -46,6 +48,12 @@ impl<T> Offers<T> {
         match scope {
             Scope::Keys(keys) => {
                 for offer in offers.values_mut().filter(|offer| keys.contains(&offer.key.key)) {
+                    offer.value = None;
+                }
+            }
+            Scope::Tag(tag) => {
+                let tag = TagHash::of(tag);
+                for offer in offers.values_mut().filter(|offer| bears(&offer.tags, tag)) {
                     offer.value = None;
                 }
             }
@@ -71,16 +79,21 @@ mod tests {
     use crate::key::Key;
 
     #[test]
-    fn an_offer_is_there_until_a_removal_of_its_key_or_its_end() {
+    fn an_offer_is_there_until_a_removal_of_its_key_or_a_tag_or_its_end() {
         let (offers, key) = (Offers::default(), |name: &str| HashedKey::new(Key::new(name)));
         for (number, name) in [(1, "a"), (2, "b"), (3, "a")] {
-            offers.begin(number, key(name), number);
+            offers.begin(number, key(name), vec![TagHash::of(format!("tag {number}").as_bytes())], number);
         }
         let there = || [1, 2, 3].map(|number| offers.with(number, if number == 2 { b"b" } else { b"a" }, |&it| it));
         assert_eq!(there(), [Some(1), Some(2), Some(3)]);
         assert_eq!(offers.with(1, b"b", |_| ()), None, "another key");
         offers.end(3);
         offers.void(&Scope::Keys(vec![Key::new("a")]));
+        assert_eq!(there(), [None, Some(2), None]);
+        offers.void(&Scope::Tag(Key::new("tag 1")));
+        assert_eq!(there(), [None, Some(2), None], "gone already");
+        offers.begin(1, key("a"), vec![TagHash::of(b"tag 1")], 1);
+        offers.void(&Scope::Tag(Key::new("tag 1")));
         assert_eq!(there(), [None, Some(2), None]);
         offers.void(&Scope::Group);
         assert_eq!(there(), [None, None, None]);

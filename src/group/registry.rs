@@ -13,10 +13,14 @@ use crate::key::Key;
 use crate::message::{Insert, Refusal, Scope};
 use crate::removals::Origin;
 use crate::stats::GroupStats;
+use crate::tags::TagHash;
 use crate::transport::{Served, Wanted};
 
 /// How long a value lives, and after how long it is refreshed, if it has limits of its own.
 pub(crate) type Limits = (Option<Duration>, Option<Duration>);
+
+/// What an insert of a client's says of its value: its limits, and its tags.
+pub(crate) type Terms = (Limits, Vec<TagHash>);
 
 /// A group, as its node sees it when a peer asks.
 pub(crate) trait Serve: Send + Sync {
@@ -30,9 +34,8 @@ pub(crate) trait Serve: Send + Sync {
     /// Voids the flights that have begun and drops the entries, as a removal says.
     fn take_out(&self, scope: &Scope);
 
-    /// Applies an insert of a client's; says whether the value was stored, rather than the key removed. Its limits are
-    /// how long it lives, and after how long it is refreshed.
-    fn install(&self, key: Key, value: Bytes, limits: Limits) -> Result<bool, Refusal>;
+    /// Applies an insert of a client's; says whether the value was stored, rather than the key removed.
+    fn install(&self, key: Key, value: Bytes, terms: Terms) -> Result<bool, Refusal>;
 
     /// Applies an insert of another node's, and takes the value that it offers; says whether that was stored, and
     /// whether the removal that comes with it may be acknowledged.

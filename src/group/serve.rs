@@ -20,12 +20,13 @@ use crate::message::{After, Answer, Copy, Insert, Outcome, Refusal, RefusalKind,
 use crate::removals::{Origin, Span};
 use crate::shards::{Asked, Demand};
 use crate::stats::{GroupStats, Tally};
+use crate::tags::TagHash;
 use crate::time::Moment;
 use crate::transport::{Served, Wanted};
 
 use super::inner::Inner;
 use super::load::Boarded;
-use super::registry::{Limits, Serve};
+use super::registry::{Serve, Terms};
 
 /// The group as its node's registry holds it.
 pub(super) struct Serving<V: Value>(pub(super) Arc<Inner<V>>);
@@ -43,8 +44,8 @@ impl<V: Value> Serve for Serving<V> {
         self.0.take_out(scope);
     }
 
-    fn install(&self, key: Key, value: Bytes, limits: Limits) -> Result<bool, Refusal> {
-        let stored = self.0.install_from_client(&HashedKey::new(key), &value, limits);
+    fn install(&self, key: Key, value: Bytes, terms: Terms) -> Result<bool, Refusal> {
+        let stored = self.0.install_from_client(&HashedKey::new(key), &value, terms);
         stored.map_err(|error| match error {
             Error::Codec(error) => {
                 Refusal::new(RefusalKind::Schema, format!("the value does not decode here: {error}"))
@@ -66,6 +67,7 @@ impl<V: Value> Inner<V> {
     /// What is in the cache is answered at once; the rest is boarded together, for a batch loader's sake.
     fn serve(self: &Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served> {
         let (received, view) = (self.now(), self.context.peers.view_owned());
+        let since = self.shards.tags().now();
         let (mut served, mut missing, mut bytes) = (Vec::with_capacity(wanted.len()), Vec::new(), 0);
         for Wanted { key, time_limit, max_age, after } in wanted {
             if bytes > room {
@@ -94,7 +96,7 @@ impl<V: Value> Inner<V> {
             }
         }
         if !missing.is_empty() {
-            self.serve_missing(missing, &mut served, nested, received);
+            self.serve_missing(missing, &mut served, nested, (received, since));
         }
         served.into_iter().flatten().collect()
     }
@@ -105,7 +107,7 @@ impl<V: Value> Inner<V> {
         missing: Vec<(usize, HashedKey, (Duration, Moment))>,
         served: &mut [Option<Served>],
         nested: bool,
-        received: Moment,
+        (received, since): (Moment, u64),
     ) {
         let outer = nested.then(Inside::of_a_peer);
         let boarded =
@@ -115,7 +117,7 @@ impl<V: Value> Inner<V> {
             // A client that names no limit gets the group's.
             let limit = if limit.is_zero() { self.config.timeout } else { limit };
             let outer = outer.clone();
-            let passage = Passage { group: Arc::clone(self), key, oldest, outer, boarded: Some(boarded) };
+            let passage = Passage { group: Arc::clone(self), key, oldest, since, outer, boarded: Some(boarded) };
             served[at] = Some(Served::Later(Self::serve_later(passage, limit, received).boxed()));
         }
     }
@@ -132,7 +134,7 @@ impl<V: Value> Inner<V> {
             }),
             (None, _) => Ok(None),
         };
-        let landed = Landed::from(asked.hit);
+        let landed = asked.hit.landed(asked.tagged);
         let outcome = match encoded {
             Ok(encoded) => {
                 tally.answered(&landed.source, encoded.is_some());
@@ -181,14 +183,14 @@ impl<V: Value> Inner<V> {
     }
 
     /// Applies what a question carries to its key, unless it has been.
-    pub(super) fn carry(&self, key: KeyRef<'_>, removed: &[Span], now: Moment) {
+    pub(super) fn carry(self: &Arc<Self>, key: KeyRef<'_>, removed: &[Span], now: Moment) {
         if !removed.is_empty() && self.context.coherence.carried(&self.name, &Key::new(key.bytes), removed, now) {
             self.take_out(&Scope::Keys(vec![Key::new(key.bytes)]));
         }
     }
 
     /// Voids flights that have begun and drops entries, here.
-    pub(super) fn take_out(&self, scope: &Scope) {
+    pub(super) fn take_out(self: &Arc<Self>, scope: &Scope) {
         self.removals.applied.one();
         self.offers.void(scope);
         self.lag.note(scope, self.now());
@@ -197,6 +199,11 @@ impl<V: Value> Inner<V> {
                 for key in keys {
                     self.shards.remove(HashedKey::new(key.clone()).as_ref());
                 }
+            }
+            Scope::Tag(tag) => {
+                self.shards.tags().remove(TagHash::of(tag));
+                // What bears it is found out when it is looked for; what nobody looks for gives its bytes back later.
+                self.sweep_removed();
             }
             Scope::Group => self.shards.clear(),
         }
@@ -210,6 +217,8 @@ struct Passage<V: Value> {
     key: HashedKey,
     /// Nothing that was born earlier will do.
     oldest: Moment,
+    /// The count of removed tags when it was asked for.
+    since: u64,
     outer: Option<Arc<Inside>>,
     /// `None` once it has landed.
     boarded: Option<Boarded<V>>,
@@ -222,10 +231,12 @@ impl<V: Value> Passage<V> {
             let landing = boarded.landing().await;
             self.boarded = None;
             match landing {
-                Ok(landed) if landed.life.born >= self.oldest => return Ok(landed),
+                Ok(landed) if landed.life.born >= self.oldest && !self.group.is_removed_for(&landed, self.since) => {
+                    return Ok(landed);
+                }
                 Ok(Landed { failed: Some(failed), .. }) => return Err(Error::clone(&failed)),
                 Err(error) => return Err(error),
-                // A load that had begun too early: the next one has not.
+                // A load that had begun too early, or before a removal of what it bears: the next one has not.
                 Ok(_) => {
                     let again = std::iter::once((&self.key, Demand::since(self.oldest)));
                     self.boarded = self.group.board_loads(again, self.outer.as_ref()).pop();
@@ -255,6 +266,7 @@ fn copy_of<V>(landed: &Landed<V>, grace: Duration, value: Bytes, now: Moment) ->
         until_refresh: if soft < hard { soft.left(now) } else { None },
         grace: grace.map_or(Duration::ZERO, |grace| (hard + grace).since(hard.max(now))),
         loaded: landed.source == Source::Loader,
+        tags: landed.tagged.as_ref().map_or_else(Vec::new, |tagged| tagged.tags().to_vec()),
     }
 }
 

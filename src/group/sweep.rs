@@ -1,4 +1,4 @@
-//! The group's sweeper: gives back the bytes of what has expired and nobody asks for.
+//! The group's sweeper: gives back the bytes of what has expired, or was removed by a tag, and nobody asks for.
 //!
 //! It is a task that is there while anything in the cache has an end, and that sleeps until the first of them. A round
 //! goes through the shards a few entries at a time, and lets everybody else go first in between.
@@ -32,6 +32,15 @@ impl<V: Value> Inner<V> {
     /// Something with such a life is about to be kept.
     pub(super) fn sweep_at(self: &Arc<Self>, life: &Lifespan) {
         let end = if life.grace { life.hard + self.config.grace } else { life.hard };
+        self.sweep_by(end);
+    }
+
+    /// A tag was removed: what bears it is to give its bytes back, at leisure.
+    pub(super) fn sweep_removed(self: &Arc<Self>) {
+        self.sweep_by(self.now() + AT_MOST);
+    }
+
+    fn sweep_by(self: &Arc<Self>, end: Moment) {
         if end == Moment::NEVER {
             return;
         }

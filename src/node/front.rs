@@ -188,8 +188,8 @@ impl Front {
                 Ok(Reply::Insert { stored, ack: is_applied.then(|| self.core.context.coherence.ack()) })
             }
             (_, Some(value)) => {
-                let limits = (insert.time_to_live, insert.refresh_after);
-                let stored = group.install(insert.key, value, limits)?;
+                let terms = ((insert.time_to_live, insert.refresh_after), insert.tags);
+                let stored = group.install(insert.key, value, terms)?;
                 Ok(Reply::Insert { stored, ack: None })
             }
             (None, None) => Err(Refusal::new(RefusalKind::Invalid, "an offer of a client's cannot be asked for")),

@@ -82,6 +82,7 @@ impl What {
     fn bytes(&self) -> usize {
         match self {
             Self::One { scope: Scope::Keys(keys), .. } => keys.iter().map(|key| key.len() + 32).sum(),
+            Self::One { scope: Scope::Tag(tag), .. } => tag.len() + 32,
             Self::One { scope: Scope::Group, .. } | Self::Everything => 0,
             Self::Groups(groups) => groups.iter().map(|group| group.len() + 32).sum(),
         }
@@ -139,6 +140,18 @@ mod tests {
         assert_eq!(all.what, What::Groups(BTreeSet::from([Arc::from("users")])));
         all.absorb(&record(4, "prices"));
         assert_eq!(all.what, What::Groups(BTreeSet::from([Arc::from("prices"), Arc::from("users")])));
+    }
+
+    #[test]
+    fn a_tag_is_coarsened_into_its_group() {
+        let tag = |number, tag| {
+            let scope = Scope::Tag(Key::new(tag));
+            Record::one(record(number, "users").span, Arc::from("users"), scope)
+        };
+        let mut all = tag(1, "team:7");
+        assert!(all.bytes() > RECORD_BYTES + "team:7".len());
+        all.absorb(&tag(2, "team:8"));
+        assert_eq!(all.what, What::Groups(BTreeSet::from([Arc::from("users")])));
     }
 
     #[test]

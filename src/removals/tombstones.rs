@@ -8,6 +8,9 @@
 //! all earlier ones of the same origin, **for this key**: they were called before it, and what is loaded or fetched
 //! from then on began after them all. A coarse tombstone has no such order, as its numbers are of many keys: there,
 //! nothing less than the whole span will do.
+//!
+//! Who asks for a key does not know its tags, so the tombstone of a tag covers every key of its group. It is coarse from
+//! the start: that one tag was removed says nothing of another one that was removed before.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,7 +80,7 @@ struct Group {
     keys: BTreeMap<Key, Highest>,
     /// Removals of the whole group.
     cleared: Highest,
-    /// What tombstones of keys have become.
+    /// Removals of tags, and what tombstones of keys have become.
     coarse: Spans,
 }
 
@@ -121,6 +124,9 @@ impl Tombstones {
                 // far as they are of the same origin and earlier.
                 let into = self.groups.entry(Arc::clone(group)).or_default();
                 raise(&mut into.cleared, origin, *last);
+            }
+            What::One { group, scope: crate::removal::Scope::Tag(_) } => {
+                widen(&mut self.groups.entry(Arc::clone(group)).or_default().coarse, origin, *first, *last);
             }
             What::Groups(groups) => {
                 for group in groups {
@@ -265,6 +271,21 @@ mod tests {
         }
         assert_eq!(tombstones.len(), 1, "coarsened");
         assert_eq!(tombstones.covering("users", &name(9)), [Span { origin: origin(), first: 1, last: 5 }]);
+    }
+
+    #[test]
+    fn a_tag_covers_every_key_of_its_group_until_all_its_removals_are_complete() {
+        let tag = |number, tag| Record::one(Span::one(origin(), number), Arc::from("users"), Scope::Tag(Key::new(tag)));
+        let mut tombstones = Tombstones::new(SMALL);
+        tombstones.add(&tag(2, "team:7"));
+        tombstones.add(&tag(5, "team:8"));
+        let both = Span { origin: origin(), first: 2, last: 5 };
+        assert_eq!(tombstones.covering("users", &name(9)), [both], "the later one does not stand for the earlier one");
+        assert!(tombstones.covering("prices", &name(9)).is_empty());
+        tombstones.drain(&|span| span.last <= 4);
+        assert!(!tombstones.is_empty());
+        tombstones.drain(&|span| span.last <= 5);
+        assert!(tombstones.is_empty());
     }
 
     proptest! {

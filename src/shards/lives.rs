@@ -9,6 +9,7 @@ use crate::entry::{Source, Value};
 use crate::flight::{Landed, Landing};
 use crate::key::KeyRef;
 use crate::store::{Dropped, Place, QUEUES, Store, Swept};
+use crate::tags::Tagged;
 use crate::time::Moment;
 
 use super::{Hit, Kind, Lead, Shard, Shards, write};
@@ -68,7 +69,8 @@ impl Over {
 
 impl<V: Value> Shard<V> {
     pub(super) fn past_soft(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Hit<V>> {
-        Some(Hit::new(&self.store.past_soft(key, place, now)?, place))
+        let found = self.tags.sift(self.store.past_soft(key, place, now)?)?;
+        Some(Hit::new(&found, place))
     }
 }
 
@@ -95,6 +97,7 @@ impl<V: Value> Lead<V> {
         let Err(error) = landing else { return landing };
         let (now, dice) = (self.shards.clock.now(), clock::dice());
         let key = self.key().as_ref();
+        let mut dropped = Dropped::default();
         let mut shard = self.shards.exclusive(key);
         if self.flight.is_voided() {
             return Err(error);
@@ -103,9 +106,13 @@ impl<V: Value> Lead<V> {
             self.wait_to_refresh(&mut shard);
             return Err(error);
         }
+        shard.drop_removed(key, &mut dropped);
         // It is a hit of the place that the key had when it was asked for.
         match shard.store.failed(key, now, dice).filter(|found| found.value().is_some()) {
-            Some(found) => Ok(Landed { failed: Some(error.into()), ..Hit::new(&found, self.over.place).into() }),
+            Some(found) => {
+                let tagged = found.tagged().cloned();
+                Ok(Landed { failed: Some(error.into()), ..Hit::new(&found, self.over.place).landed(tagged) })
+            }
             None => Err(error),
         }
     }
@@ -132,7 +139,7 @@ impl<V: Value> Lead<V> {
     }
 }
 
-fn drop_old<V: Value>(shard: &mut Shard<V>, key: KeyRef<'_>, dropped: &mut Dropped<V>) {
+pub(super) fn drop_old<V: Value>(shard: &mut Shard<V>, key: KeyRef<'_>, dropped: &mut Dropped<V>) {
     shard.change(key);
     shard.store.remove(key, dropped);
 }
@@ -156,8 +163,9 @@ impl<V: Value> Shards<V> {
                 let mut dropped = Dropped::default();
                 let Swept { seen, next_end: end } = {
                     let mut shard = write(&self.shards[shard]);
-                    let Shard { store, encoded, .. } = &mut *shard;
-                    store.sweep(queue, most, now, &mut dropped, |key| {
+                    let Shard { store, encoded, tags, .. } = &mut *shard;
+                    let is_out = |tagged: &Tagged| tags.takes_out(Some(tagged));
+                    store.sweep(queue, most, (now, is_out), &mut dropped, |key| {
                         if let Some(encoded) = encoded {
                             encoded.forget(key);
                         }

@@ -103,7 +103,7 @@ impl World {
             Step::Insert(number) => {
                 self.versions[number] += 1;
                 let value = Some(self.versions[number]);
-                let entry = Entry { value, weight: 8, life: ENDLESS };
+                let entry = Entry { value, weight: 8, life: ENDLESS, tagged: None };
                 prop_assert!(self.shards.insert(&key(number), entry, Place::Main));
             }
             Step::Remove(number) => {

@@ -10,7 +10,7 @@ impl<V> Store<V> {
     pub(crate) fn past_soft(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
         let kept = self.find(key, place)?;
         let found = self.found(kept);
-        if now < found.due || now >= kept.life.hard() {
+        if now < found.due || now >= kept.life().hard() {
             return None;
         }
         kept.note_use(place);
@@ -29,7 +29,7 @@ impl<V> Store<V> {
     pub(crate) fn failed(&mut self, key: KeyRef<'_>, now: Moment, dice: f64) -> Option<Found<'_, V>> {
         let grace = self.grace;
         let kept = self.find_mut(key)?;
-        if now >= kept.life.end(grace) {
+        if now >= kept.life().end(grace) {
             return None;
         }
         kept.note_failure(now, dice);
@@ -39,7 +39,7 @@ impl<V> Store<V> {
     /// A refresh of `key` has brought nothing newer than what was `born` then: as if it had failed, but it is no reason
     /// to serve what has expired.
     pub(crate) fn not_refreshed(&mut self, key: KeyRef<'_>, born: Moment, now: Moment, dice: f64) {
-        if let Some(kept) = self.find_mut(key).filter(|kept| kept.life.born() <= born && now < kept.life.hard()) {
+        if let Some(kept) = self.find_mut(key).filter(|kept| kept.life().born() <= born && now < kept.life().hard()) {
             kept.note_failure(now, dice);
         }
     }
@@ -52,7 +52,7 @@ impl<V> Store<V> {
     /// Tells the store that a key was asked for and a look found nothing. An entry whose grace is over, if it has one,
     /// is taken out. Says whether it was.
     pub(crate) fn missed(&mut self, key: KeyRef<'_>, now: Moment, dropped: &mut Dropped<V>) -> bool {
-        let is_over = self.find(key, Place::Main).is_some_and(|kept| now >= kept.life.end(self.grace));
+        let is_over = self.find(key, Place::Main).is_some_and(|kept| now >= kept.life().end(self.grace));
         if is_over {
             self.expiries += 1;
             self.remove(key, dropped);

@@ -1,8 +1,9 @@
 //! What is held for a key: as it comes in, as it is kept, and what it costs.
 //!
-//! A kept entry spends 16 bytes on all that is not the key or the value: its life, its cost, when it took its place,
-//! and what readers note on it.
+//! A kept entry spends 24 bytes on all that is not the key or the value: its life, its cost, when it took its place,
+//! what readers note on it, and where its tags are, which few have.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::Place;
 use super::key::{StoreKey, heap_bytes};
 use super::life::{MOST_TRIES, Packed, pause};
 use crate::lifespan::Lifespan;
+use crate::tags::Tagged;
 use crate::time::Moment;
 
 /// What is to be held for a key.
@@ -20,6 +22,8 @@ pub(crate) struct Entry<V> {
     /// What the codec says that the value weighs, in bytes; 0 without a value. The room for a `V` is part of it.
     pub(crate) weight: usize,
     pub(crate) life: Lifespan,
+    /// Its tags, if it has any.
+    pub(crate) tagged: Option<Arc<Tagged>>,
 }
 
 /// The bytes that a store counts for an entry: its key, its value, and what it takes to keep them. They are counted as
@@ -27,7 +31,8 @@ pub(crate) struct Entry<V> {
 pub(super) fn cost<V>(key: &[u8], entry: &Entry<V>) -> usize {
     // Whatever the codec says, and even without a value, the room for one lies in the entry's block.
     let value = entry.weight.max(size_of::<V>());
-    value.saturating_add(heap_bytes(key.len())).saturating_add(overhead::<V>())
+    let tags = entry.tagged.as_ref().map_or(0, |tagged| tagged.cost());
+    value.saturating_add(heap_bytes(key.len())).saturating_add(overhead::<V>()).saturating_add(tags)
 }
 
 /// What an entry costs beyond a long key and the weight of its value, which includes the room for a `V`.
@@ -114,19 +119,40 @@ fn tailed(life: Packed, is_tried: bool) -> Lifespan {
 #[derive(Debug)]
 pub(super) struct Kept<V> {
     pub(super) value: Option<V>,
-    /// With the byte that it needs beside its word, it fills what alignment leaves.
-    pub(super) life: Packed,
+    /// A hit looks no further than whether there are any.
+    tagged: Option<Arc<Tagged>>,
+    /// The life's word; its byte is below, where it takes what alignment leaves.
+    word: u64,
     cost: u32,
     /// When the entry took its place in its list, by a count that goes round: see [`Kept::took_its_place_before`].
     pub(super) turn: u16,
     /// Readers share the store, so this is all that a hit may write; and it writes only what it would change, so that a
     /// key that everybody asks for is a line that everybody reads.
     mark: AtomicU8,
+    tail: u8,
 }
 
 impl<V> Kept<V> {
     pub(super) fn new(entry: Entry<V>, cost: u32) -> Self {
-        Self { value: entry.value, life: Packed::new(&entry.life), cost, turn: 0, mark: AtomicU8::new(0) }
+        let Packed { word, tail } = Packed::new(&entry.life);
+        let Entry { value, tagged, .. } = entry;
+        Self { value, tagged, word, cost, turn: 0, mark: AtomicU8::new(0), tail }
+    }
+
+    #[inline]
+    pub(super) fn life(&self) -> Packed {
+        Packed { word: self.word, tail: self.tail }
+    }
+
+    fn change_life(&mut self, change: impl FnOnce(&mut Packed)) {
+        let mut life = self.life();
+        change(&mut life);
+        (self.word, self.tail) = (life.word, life.tail);
+    }
+
+    #[inline]
+    pub(super) fn tagged(&self) -> Option<&Arc<Tagged>> {
+        self.tagged.as_ref()
     }
 
     pub(super) fn cost(&self) -> usize {
@@ -135,23 +161,25 @@ impl<V> Kept<V> {
 
     #[inline]
     pub(super) fn told(&self) -> Told {
-        Told::Packed { life: self.life, is_tried: self.tries() > 0 }
+        Told::Packed { life: self.life(), is_tried: self.tries() > 0 }
     }
 
     /// When more is to be done than to serve it.
     #[inline]
     pub(super) fn due(&self, grace: Duration) -> Moment {
-        if self.life.is_tailed() { self.tailed_due(grace) } else { self.life.hard() }
+        let life = self.life();
+        if life.is_tailed() { self.tailed_due(grace) } else { life.hard() }
     }
 
     #[cold]
     fn tailed_due(&self, grace: Duration) -> Moment {
         // What was put off is due a little later than it should be: but not later than it may be.
-        self.life.due().min(self.life.end(grace))
+        self.life().due().min(self.life().end(grace))
     }
 
-    pub(super) fn has_end(&self) -> bool {
-        self.life.hard() != Moment::NEVER
+    /// Whether it may come to be of no use before anybody asks for it: by the time, or by the removal of a tag.
+    pub(super) fn is_mortal(&self) -> bool {
+        self.tagged.is_some() || self.life().hard() != Moment::NEVER
     }
 
     #[inline]
@@ -162,18 +190,18 @@ impl<V> Kept<V> {
     /// A successor is about to be loaded. Until that has landed this entry is served up to its hard limit.
     pub(super) fn begin_refresh(&mut self) {
         self.note_tries(self.tries().max(1));
-        self.life.put_off_to_hard();
+        self.change_life(Packed::put_off_to_hard);
     }
 
     /// The load of a successor has failed: the next one waits, longer each time.
     pub(super) fn note_failure(&mut self, now: Moment, dice: f64) {
         let tries = self.tries().max(1);
-        let was_served = now < self.life.hard();
+        let was_served = now < self.life().hard();
         self.note_tries((tries + 1).min(MOST_TRIES));
-        self.life.put_off(now + pause(tries, dice));
+        self.change_life(|life| life.put_off(now + pause(tries, dice)));
         // Not beyond the hard limit: a load is to say whether there is a reason for that.
-        if was_served && self.life.due() > self.life.hard() {
-            self.life.put_off_to_hard();
+        if was_served && self.life().due() > self.life().hard() {
+            self.change_life(Packed::put_off_to_hard);
         }
     }
 

@@ -94,8 +94,8 @@ const GRACE: u64 = 1 << Due::BITS;
 /// The word of a life, and the byte that a tailed one needs beside it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packed {
-    word: u64,
-    tail: u8,
+    pub(super) word: u64,
+    pub(super) tail: u8,
 }
 
 impl Packed {

@@ -47,6 +47,7 @@ mod sweep;
 mod tests;
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use entry::{Entry, Told};
@@ -58,6 +59,7 @@ use key::StoreKey;
 use order::Order;
 
 use crate::key::{KeyRef, Seeded};
+use crate::tags::Tagged;
 use crate::time::Moment;
 
 /// One in so many bytes is for entries on probation.
@@ -112,6 +114,12 @@ impl<'a, V> Found<'a, V> {
         self.kept.told()
     }
 
+    /// Its tags, if it has any. Whether one of them was removed since is not for a store to know.
+    #[inline]
+    pub(crate) fn tagged(&self) -> Option<&'a Arc<Tagged>> {
+        self.kept.tagged()
+    }
+
     /// The first moment at which more is to be done than to serve it: its hard limit, or its soft one, or the end of a
     /// pause after a load that failed.
     #[inline]
@@ -122,7 +130,7 @@ impl<'a, V> Found<'a, V> {
     /// The first moment at which it may not be served: the hard limit, or, beyond that, the end of a pause.
     #[inline]
     pub(crate) fn end(&self) -> Moment {
-        self.kept.life.hard().max(self.due)
+        self.kept.life().hard().max(self.due)
     }
 }
 
@@ -323,6 +331,11 @@ impl<V> Store<V> {
         }
         dropped.values.extend(kept.value);
         true
+    }
+
+    /// The tags of what is held for a key.
+    pub(crate) fn tagged(&self, key: KeyRef<'_>) -> Option<&Arc<Tagged>> {
+        self.find(key, Place::Main)?.tagged()
     }
 
     /// Takes everything out, in the same short time however much it is.

@@ -15,7 +15,7 @@ use crate::key::{KeyRef, Seeded};
 pub(super) struct Order<V> {
     entries: LruCache<StoreKey, Kept<V>, Seeded>,
     bytes: usize,
-    /// How many of them have an end.
+    /// How many of them may have an end before they are asked for.
     mortal: usize,
     seed: u64,
 }
@@ -41,7 +41,7 @@ impl<V> Order<V> {
         self.entries.peek(&key as &dyn Sought)
     }
 
-    /// How many entries have an end.
+    /// How many entries may have an end before they are asked for.
     pub(super) fn mortal(&self) -> usize {
         self.mortal
     }
@@ -57,7 +57,7 @@ impl<V> Order<V> {
     /// Puts an entry in as the newest. The key must not be in the queue: whoever puts has taken out what was there.
     pub(super) fn put(&mut self, key: StoreKey, kept: Kept<V>) {
         self.bytes += kept.cost();
-        self.mortal += usize::from(kept.has_end());
+        self.mortal += usize::from(kept.is_mortal());
         let replaced = self.entries.put(key, kept);
         debug_assert!(replaced.is_none(), "an entry was put over another");
     }
@@ -76,7 +76,7 @@ impl<V> Order<V> {
 
     fn forget(&mut self, kept: &Kept<V>) {
         self.bytes -= kept.cost();
-        self.mortal -= usize::from(kept.has_end());
+        self.mortal -= usize::from(kept.is_mortal());
     }
 
     /// Takes everything out at once, table and all, and leaves an empty queue.

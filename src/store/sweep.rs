@@ -1,4 +1,4 @@
-//! The sweep: expired entries that nobody asks for give their bytes back.
+//! The sweep: entries that nobody asks for, and that have expired or were removed by a tag, give their bytes back.
 //!
 //! A queue is swept from its oldest end, a few entries at a time, so that the store is held only for a moment. What has
 //! not expired goes to the other end: after as many steps as there are entries, all have been looked at, and lie in the
@@ -8,6 +8,7 @@
 
 use super::{Dropped, Place, Rank, Store};
 use crate::key::KeyRef;
+use crate::tags::Tagged;
 use crate::time::Moment;
 
 /// The queues that are swept, one after the other.
@@ -32,7 +33,7 @@ pub(crate) struct Swept {
 }
 
 impl<V> Store<V> {
-    /// How many entries a queue has, if any of them has an end: so many are to be swept.
+    /// How many entries a queue has, if any of them may have come to one: so many are to be swept.
     pub(crate) fn to_sweep(&self, Queue(place, rank): Queue) -> usize {
         let queue = self.side(place).queue(rank);
         if queue.mortal() == 0 { 0 } else { queue.len() }
@@ -43,14 +44,15 @@ impl<V> Store<V> {
         self.swept_after = self.evictions;
     }
 
-    /// Looks at the `most` oldest entries of a queue, and takes out those whose end has come; `gone` is told of each.
+    /// Looks at the `most` oldest entries of a queue, and takes out those whose end has come, and those whose tags say so
+    /// by `is_out`; `gone` is told of each.
     /// Those that stay keep their order, behind the rest; unless room is in demand: then the first one that stays is
     /// the last one that is looked at.
     pub(crate) fn sweep(
         &mut self,
         Queue(place, rank): Queue,
         most: usize,
-        now: Moment,
+        (now, is_out): (Moment, impl Fn(&Tagged) -> bool),
         dropped: &mut Dropped<V>,
         mut gone: impl FnMut(KeyRef<'_>),
     ) -> Swept {
@@ -58,8 +60,9 @@ impl<V> Store<V> {
         let is_quiet = self.swept_after == self.evictions;
         while swept.seen < most {
             let Some(oldest) = self.side(place).queue(rank).oldest() else { break };
-            let end = oldest.life.end(self.grace);
-            let stays = now < end;
+            let end = oldest.life().end(self.grace);
+            let is_over = now >= end;
+            let stays = !is_over && !oldest.tagged().is_some_and(|tagged| is_out(tagged));
             if stays {
                 swept.next_end = swept.next_end.min(end);
             }
@@ -73,7 +76,7 @@ impl<V> Store<V> {
                 queue.put(key, kept);
             } else {
                 gone(KeyRef::new(key.bytes()));
-                self.expiries += 1;
+                self.expiries += u64::from(is_over);
                 dropped.values.extend(kept.value);
             }
         }

@@ -30,7 +30,7 @@ fn key(name: &str) -> KeyRef<'_> {
 
 /// Lives from the first second to the tenth.
 fn entry(value: u32, weight: usize) -> Entry<Value> {
-    Entry { value: Some(Arc::new(value)), weight, life: Lifespan::new(second(0), second(10)) }
+    Entry { value: Some(Arc::new(value)), weight, life: Lifespan::new(second(0), second(10)), tagged: None }
 }
 
 /// An example: a store that is asked in its first second, and what it has let go of.
@@ -472,7 +472,7 @@ fn sweep(example: &mut Example, now: Moment) -> (usize, Vec<String>) {
     while seen < all {
         let most = 3.min(all - seen);
         let told = |key: KeyRef<'_>| gone.push(String::from_utf8_lossy(key.bytes).into_owned());
-        let swept = example.store.sweep(queue, most, now, &mut example.dropped, told);
+        let swept = example.store.sweep(queue, most, (now, |_| false), &mut example.dropped, told);
         assert!(swept.seen <= most);
         seen += swept.seen;
     }
@@ -500,7 +500,7 @@ fn a_sweep_tells_the_first_end_and_waits_for_a_grace() {
     let mut example = Example::with_room(20, 0);
     example.insert("a", tailed(1), Place::Main);
     example.insert("b", entry(1, 100), Place::Main);
-    let mut swept = |now| example.store.sweep(QUEUES[0], 64, now, &mut example.dropped, |_| ());
+    let mut swept = |now| example.store.sweep(QUEUES[0], 64, (now, |_| false), &mut example.dropped, |_| ());
     assert_eq!(swept(second(9)).next_end, second(10));
     assert_eq!(swept(second(32)).next_end, at(32_800));
     assert_eq!(swept(second(33)).next_end, Moment::NEVER);
@@ -513,7 +513,7 @@ fn where_room_is_in_demand_a_sweep_stops_at_the_first_that_stays() {
     example.insert("x", Entry { life: Lifespan::new(second(0), second(1)), ..entry(0, 100) }, Place::Main);
     assert_eq!(example.store.usage().evictions, 1);
     let before = example.holds();
-    let swept = example.store.sweep(QUEUES[0], 64, second(2), &mut example.dropped, |_| ());
+    let swept = example.store.sweep(QUEUES[0], 64, (second(2), |_| false), &mut example.dropped, |_| ());
     assert_eq!((swept.seen, swept.next_end), (0, second(10)));
     assert_eq!(example.holds(), before);
 }
@@ -837,7 +837,7 @@ impl Pair {
             asked: place,
             turn: 0,
         };
-        let entry = Entry { value, weight, life: Lifespan::new(self.now, expires) };
+        let entry = Entry { value, weight, life: Lifespan::new(self.now, expires), tagged: None };
         let before = self.store.places_taken;
         prop_assert_eq!(self.store.insert(KeyRef::new(&bytes), entry, place, dropped), self.model.insert(held));
         let moved = self.store.places_taken - before;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::error::{CodecError, Error, LoadError};
 use crate::message::{Answer, Copy, Outcome, Refusal};
+use crate::tags::TagHash;
 
 use super::parts::{cut, duration, invalid, micros, narrow, wide};
 use super::proto;
@@ -48,6 +49,7 @@ impl From<Copy> for proto::Value {
             loaded: copy.loaded,
             until_refresh_us: copy.until_refresh.map(micros),
             grace_us: micros(copy.grace),
+            tags: copy.tags.into_iter().map(|tag| tag.0).collect(),
         }
     }
 }
@@ -61,6 +63,7 @@ impl From<proto::Value> for Copy {
             loaded: value.loaded,
             until_refresh: value.until_refresh_us.map(duration),
             grace: duration(value.grace_us),
+            tags: value.tags.into_iter().map(TagHash).collect(),
         }
     }
 }

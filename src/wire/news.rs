@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::message::{Ack, Incarnation, News, Refusal, Reply, Scope};
 use crate::removals::{Lacking, Link, MAX_ABOVE, Origin, Record, Report, Seen, Span, What};
 
-use super::parts::{check_count, group_in, invalid, key_out, keys_in, name_in};
+use super::parts::{check_count, group_in, invalid, key_in, key_out, keys_in, name_in};
 use super::proto;
 use super::proto::one::Scope as WireScope;
 use super::proto::record::What as WireWhat;
@@ -184,6 +184,7 @@ fn record_out(record: &Record) -> proto::Record {
         What::One { group, scope } => {
             let scope = match scope {
                 Scope::Keys(keys) => WireScope::Keys(proto::Keys { keys: keys.iter().map(key_out).collect() }),
+                Scope::Tag(tag) => WireScope::Tag(key_out(tag)),
                 Scope::Group => WireScope::WholeGroup(proto::WholeGroup {}),
             };
             WireWhat::One(proto::One { group: group.to_string(), scope: Some(scope) })
@@ -203,6 +204,7 @@ fn record_in(record: proto::Record) -> Result<Record, Refusal> {
         WireWhat::One(one) => {
             let scope = match one.scope.ok_or_else(unknown)? {
                 WireScope::Keys(keys) => Scope::Keys(keys_in(&keys.keys)?),
+                WireScope::Tag(tag) => Scope::Tag(key_in(&tag)?),
                 WireScope::WholeGroup(_) => Scope::Group,
             };
             What::One { group: group_in(&one.group)?, scope }

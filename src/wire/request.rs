@@ -13,6 +13,7 @@ use prost::Message;
 use crate::message::{
     After, Ask, Get, GetMany, GetTerms, Hello, Incarnation, Insert, Refusal, RemovalId, Remove, Request, Scope,
 };
+use crate::tags::TagHash;
 
 use super::news::{span_out, spans_in};
 use super::parts::{duration, group_in, invalid, key_in, key_out, keys_in, micros, name_in};
@@ -85,6 +86,7 @@ fn get_many_request(sender: Option<proto::Sender>, get: &GetMany) -> proto::GetM
 fn remove_request(sender: Option<proto::Sender>, remove: Remove) -> proto::RemoveRequest {
     let scope = match remove.scope {
         Scope::Keys(keys) => WireScope::Keys(proto::Keys { keys: keys.iter().map(key_out).collect() }),
+        Scope::Tag(tag) => WireScope::Tag(key_out(&tag)),
         Scope::Group => WireScope::WholeGroup(proto::WholeGroup {}),
     };
     proto::RemoveRequest { sender, id: Some(remove.id.into()), group: remove.group.to_string(), scope: Some(scope) }
@@ -101,6 +103,7 @@ fn insert_request(sender: Option<proto::Sender>, insert: Insert) -> proto::Inser
         value: insert.value.unwrap_or_default(),
         time_to_live_us: insert.time_to_live.map(micros),
         refresh_after_us: insert.refresh_after.map(micros),
+        tags: insert.tags.into_iter().map(|tag| tag.0).collect(),
     }
 }
 
@@ -149,6 +152,7 @@ impl TryFrom<proto::RemoveRequest> for Request {
     fn try_from(message: proto::RemoveRequest) -> Result<Self, Refusal> {
         let scope = match message.scope {
             Some(WireScope::Keys(keys)) => Scope::Keys(keys_in(&keys.keys)?),
+            Some(WireScope::Tag(tag)) => Scope::Tag(key_in(&tag)?),
             Some(WireScope::WholeGroup(_)) => Scope::Group,
             None => {
                 return Err(invalid("the removal says not what to remove, or in a way that this node does not know"));
@@ -171,6 +175,7 @@ impl TryFrom<proto::InsertRequest> for Request {
             value: (!message.is_offer).then_some(message.value),
             time_to_live: message.time_to_live_us.map(duration),
             refresh_after: message.refresh_after_us.map(duration),
+            tags: message.tags.into_iter().map(TagHash).collect(),
         };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Insert(insert) })
     }

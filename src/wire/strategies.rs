@@ -9,6 +9,7 @@ use crate::key::Key;
 use crate::member::NodeName;
 use crate::message::{Ack, After, Incarnation, News, Scope};
 use crate::removals::{Lacking, Link, Origin, Record, Report, Seen, Span, What};
+use crate::tags::TagHash;
 
 pub(super) fn names() -> impl Strategy<Value = NodeName> {
     "\\PC{1,60}".prop_map(|name| NodeName::from(&name))
@@ -37,7 +38,12 @@ pub(super) fn acks() -> impl Strategy<Value = Option<Ack>> {
 }
 
 pub(super) fn scopes() -> impl Strategy<Value = Scope> {
-    prop_oneof![vec(keys(), 0..4).prop_map(Scope::Keys), Just(Scope::Group)]
+    prop_oneof![vec(keys(), 0..4).prop_map(Scope::Keys), keys().prop_map(Scope::Tag), Just(Scope::Group)]
+}
+
+pub(super) fn tags() -> impl Strategy<Value = Vec<TagHash>> {
+    let some = vec(any::<u64>().prop_map(TagHash), 1..5);
+    prop_oneof![2 => Just(Vec::new()), 1 => some]
 }
 
 fn seen() -> impl Strategy<Value = Seen> {

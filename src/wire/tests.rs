@@ -11,7 +11,7 @@ use super::answer::{error_in, failure};
 use super::parts::{cut, duration};
 use super::proto::remove_request::Scope as WireScope;
 use super::refusal::MAX_REFUSAL_LEN;
-use super::strategies::{afters, keys, names, news, scopes};
+use super::strategies::{afters, keys, names, news, scopes, tags};
 use super::*;
 use crate::error::{CodecError, Error, LoadError};
 use crate::message::{
@@ -80,12 +80,14 @@ fn asks() -> impl Strategy<Value = Ask> {
         (
             (removal_ids(), terms()),
             keys(),
-            prop::option::of(values()),
+            (prop::option::of(values()), tags()),
             [prop::option::of(durations()), prop::option::of(durations())],
         )
-            .prop_map(|((id, GetTerms { group, schema, .. }), key, value, [time_to_live, refresh_after])| {
-                Ask::Insert(Insert { id, group, schema, key, value, time_to_live, refresh_after })
-            },),
+            .prop_map(
+                |((id, GetTerms { group, schema, .. }), key, (value, tags), [time_to_live, refresh_after])| {
+                    Ask::Insert(Insert { id, group, schema, key, value, time_to_live, refresh_after, tags })
+                }
+            ),
     ]
 }
 
@@ -111,8 +113,15 @@ fn errors() -> impl Strategy<Value = Error> {
 
 fn answers() -> impl Strategy<Value = Answer> {
     let limits = (durations(), prop::option::of(durations()), prop::option::of(durations()), durations());
-    let copies = (values(), limits, any::<bool>()).prop_map(|(value, (age, left, until_refresh, grace), loaded)| {
-        Copy { value, age, left, until_refresh, grace, loaded }
+    let copies = (values(), limits, any::<bool>(), tags());
+    let copies = copies.prop_map(|(value, (age, left, until_refresh, grace), loaded, tags)| Copy {
+        value,
+        age,
+        left,
+        until_refresh,
+        grace,
+        loaded,
+        tags,
     });
     let outcomes =
         prop_oneof![copies.prop_map(Outcome::Value), Just(Outcome::NotFound), errors().prop_map(Outcome::Failed)];
@@ -288,7 +297,7 @@ fn long_messages_are_cut_between_characters() {
 
 fn copy_of(value: Bytes) -> Copy {
     let (age, left, until_refresh, grace) = (Duration::ZERO, None, None, Duration::ZERO);
-    Copy { value, age, left, until_refresh, grace, loaded: false }
+    Copy { value, age, left, until_refresh, grace, loaded: false, tags: Vec::new() }
 }
 
 fn answer_of(len: usize) -> Answer {

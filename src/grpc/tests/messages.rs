@@ -12,6 +12,7 @@ use crate::message::{
     After, Answer, Ask, Copy, Get, GetMany, GetTerms, Hello, Incarnation, Insert, News, Outcome, Refusal, RefusalKind,
     RemovalId, Remove, Reply, Request, Scope, Sender, Versions,
 };
+use crate::tags::TagHash;
 use crate::transport::CallError;
 
 pub(super) fn sender(name: &str) -> Arc<Sender> {
@@ -74,15 +75,17 @@ pub(super) fn insert(value: Bytes) -> Request {
         value: Some(value),
         time_to_live,
         refresh_after: time_to_live.map(|life| life / 2),
+        tags: vec![TagHash(7)],
     };
     from_a(Ask::Insert(insert))
 }
 
 pub(super) fn odd_requests() -> Vec<Request> {
     let keys = || [Key::new(""), Key::new(&[0xff, 0xfe, 0]), Key::new(&vec![b'x'; Key::MAX_LEN])];
-    let mut requests = vec![hello(), get_many(0), remove(Scope::Group), remove(Scope::Keys(Vec::new()))];
+    let mut requests = vec![hello(), get_many(0), remove(Scope::Group), remove(Scope::Tag(Key::new("team:7")))];
     requests.extend(keys().map(|key| from_a(Ask::Get(Get { terms: terms(), key, after: After::default() }))));
     requests.push(from_a(Ask::GetMany(GetMany { terms: terms(), keys: keys().into() })));
+    requests.push(remove(Scope::Keys(Vec::new())));
     requests.push(remove(Scope::Keys(keys().into())));
     requests.extend([Bytes::new(), Bytes::from_static(b"\xff")].map(insert));
     requests.push(Request { sender: None, ..get("k") });
@@ -113,6 +116,7 @@ pub(super) fn value_answer(value: Bytes, left: Option<Duration>) -> Answer {
         until_refresh: left.map(|left| left / 2),
         grace: Duration::from_secs(1),
         loaded: left.is_none(),
+        tags: (0..8).map(TagHash).collect(),
     };
     Answer { outcome: Outcome::Value(copy), held: Duration::from_millis(3) }
 }

@@ -8,13 +8,14 @@ use bytes::{BufMut, Bytes};
 use crate::batch::{Part, Slice};
 use crate::error::{Error, LoadError};
 use crate::message::{Answer, Copy, Outcome, Refusal, Reply};
+use crate::tags::TagHash;
 
 use super::super::news::{insert_reply, remove_reply};
 use super::super::parts::{duration, invalid, micros};
 use super::super::proto;
 use super::super::refusal::{MAX_REFUSAL_LEN, refusal_of};
 use super::common::{Parts, message_in, put_message, put_slice, slice_in, slice_len};
-use super::fields::{Fields, Head, bytes, nested_len, number, number_len, some_number_len};
+use super::fields::{Fields, Head, bytes, fixed, nested_len, number, number_len, some_number_len};
 
 /// What can be put into a frame.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ impl Response {
     /// About how many bytes it takes in a frame.
     pub(crate) fn len(&self) -> usize {
         let more = match &self.reply {
-            Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), .. })) => copy.value.len(),
+            Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), .. })) => copy.value.len() + size_of_val(&*copy.tags),
             Ok(Reply::Get(Answer { outcome: Outcome::Failed(error), .. })) => len_of_words(error),
             Ok(Reply::Hello(hello)) => hello.members.iter().map(|(name, _)| name.as_str().len() + 16).sum(),
             Ok(_) => 0,
@@ -113,13 +114,14 @@ fn put_response(response: &Response, buf: &mut impl BufMut) {
 fn put_value(response: &Response, copy: &Copy, time_held: Duration, buf: &mut impl BufMut) {
     let (age, held_us, left) = (micros(copy.age), micros(time_held), copy.left.map(micros));
     let (refresh, grace) = (copy.until_refresh.map(micros), micros(copy.grace));
-    let len = copy.value.len();
+    let (len, tags) = (copy.value.len(), size_of_val(&*copy.tags));
     let value = number_len(age)
         + some_number_len(left)
         + number_len(copy.loaded.into())
         + some_number_len(refresh)
         + number_len(grace)
-        + nested_len(len);
+        + nested_len(len)
+        + if tags == 0 { 0 } else { nested_len(tags) };
     let answer = number_len(held_us) + nested_len(value);
     let whole = number_len(response.id) + number_len(response.sliced) + nested_len(answer);
     let mut small = Head::new();
@@ -136,6 +138,11 @@ fn put_value(response: &Response, copy: &Copy, time_held: Duration, buf: &mut im
     small.number(6, grace).nested(1, len);
     small.put(buf);
     buf.put_slice(&copy.value);
+    if tags > 0 {
+        let mut head = Head::new();
+        head.nested(7, tags).put(buf);
+        copy.tags.iter().for_each(|tag| buf.put_u64_le(tag.0));
+    }
 }
 
 fn rare(reply: &Result<Reply, Refusal>) -> Option<proto::response::Response> {
@@ -234,6 +241,8 @@ fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
     const LOADED: u64 = number(4);
     const UNTIL_REFRESH: u64 = number(5);
     const GRACE: u64 = number(6);
+    const TAGS: u64 = bytes(7);
+    const TAG: u64 = fixed(7);
 
     let mut copy = Copy {
         value: Bytes::new(),
@@ -242,6 +251,7 @@ fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
         until_refresh: None,
         grace: Duration::ZERO,
         loaded: false,
+        tags: Vec::new(),
     };
     let mut fields = Fields::new(frame, range);
     while let Some(tag) = fields.tag()? {
@@ -252,7 +262,10 @@ fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
             LOADED => copy.loaded = fields.number()? != 0,
             UNTIL_REFRESH => copy.until_refresh = Some(duration(fields.number()?)),
             GRACE => copy.grace = duration(fields.number()?),
-            other => fields.skip(other, 6)?,
+            TAGS => copy.tags.extend(fields.all_fixed()?.map(TagHash)),
+            // They may as well come one by one.
+            TAG => copy.tags.push(TagHash(fields.fixed()?)),
+            other => fields.skip(other, 7)?,
         }
     }
     Ok(copy)

@@ -20,7 +20,7 @@ use crate::wire::news::spans_in;
 use crate::wire::parts::micros;
 use crate::wire::proto;
 use crate::wire::request::terms_in;
-use crate::wire::strategies::{acks, afters};
+use crate::wire::strategies::{acks, afters, tags};
 
 fn sender() -> Arc<Sender> {
     let versions = Versions { min: 1, max: 3 };
@@ -65,8 +65,9 @@ fn asks() -> impl Strategy<Value = Part<AskItem>> {
 
 fn answers() -> impl Strategy<Value = Part<AnswerItem>> {
     let limits = (wholes(), prop::option::of(wholes()), prop::option::of(wholes()), wholes());
-    let value = (bytes(), limits, any::<bool>()).prop_map(|(value, (age, left, until_refresh, grace), loaded)| {
-        Outcome::Value(Copy { value, age, left, until_refresh, grace, loaded })
+    let value = (bytes(), limits, any::<bool>(), tags());
+    let value = value.prop_map(|(value, (age, left, until_refresh, grace), loaded, tags)| {
+        Outcome::Value(Copy { value, age, left, until_refresh, grace, loaded, tags })
     });
     let outcome = prop_oneof![
         4 => value,
