@@ -7,7 +7,7 @@
 //!
 //! It fails if something is broken that is promised today. Violations "in bad weather" are of removals while nodes did
 //! not agree or not reach each other, which are counted and not promised yet. `--only removed_in_bad_weather` shows one
-//! kind of violation and no other, `--without "lists all"` leaves out the events that say so.
+//! kind of violation and no other, `--plant NoTombstone` shows that a mistake of the library's is caught, `--without "lists all"` leaves out the events that say so.
 
 #[path = "../tests/simulation/mod.rs"]
 mod harness;
@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use harness::{Coverage, Outcome, Plan, Promise, play, play_aloud, shrink};
+use harness::{Coverage, Outcome, Plan, Planted, Promise, play, play_aloud, shrink};
+use peerage::simulation::Bug;
 use serde_json::json;
 
 /// How many violations are shown in words.
@@ -32,6 +33,8 @@ struct Options {
     shrink: bool,
     only: Option<String>,
     without: Vec<String>,
+    /// A bug of the library's, to see it caught.
+    plant: Option<Planted>,
 }
 
 impl Options {
@@ -39,8 +42,8 @@ impl Options {
         use lexopt::prelude::{Long, ValueExt};
 
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut options =
-            Self { first_seed: 1, seeds: 1_000, threads, json: false, shrink: false, only: None, without: Vec::new() };
+        let (first_seed, seeds, only, without, plant) = (1, 1_000, None, Vec::new(), None);
+        let mut options = Self { first_seed, seeds, threads, json: false, shrink: false, only, without, plant };
         let mut arguments = lexopt::Parser::from_env();
         while let Some(argument) = arguments.next()? {
             match argument {
@@ -50,10 +53,11 @@ impl Options {
                 Long("json") => options.json = true,
                 Long("shrink") => options.shrink = true,
                 Long("without") => options.without.push(arguments.value()?.string()?),
+                Long("plant") => options.plant = Some(bug(&arguments.value()?.string()?)?),
                 Long("only") => options.only = Some(arguments.value()?.string()?),
                 Long("help") => {
                     println!(
-                        "simulate [--first-seed N] [--seeds N] [--threads N] [--json] [--shrink] [--only PROMISE] [--without WORDS]"
+                        "simulate [--first-seed N] [--seeds N] [--threads N] [--json] [--shrink] [--only PROMISE] [--without WORDS] [--plant BUG]"
                     );
                     std::process::exit(0);
                 }
@@ -72,6 +76,12 @@ impl Options {
         });
         plan
     }
+}
+
+/// The bug of the library's that has this name.
+fn bug(name: &str) -> Result<Planted, lexopt::Error> {
+    let known = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    known.map(Planted::Library).ok_or_else(|| format!("the bugs are {:?}", Bug::ALL).into())
 }
 
 /// What all threads found together.
@@ -121,7 +131,7 @@ fn main() -> Result<(), lexopt::Error> {
                     if seed >= end {
                         return;
                     }
-                    let outcome = play(&options.plan(seed), None);
+                    let outcome = play(&options.plan(seed), options.plant);
                     found.lock().expect("no thread panics with it").note(seed, &outcome, options.only.as_deref());
                 }
             });
@@ -131,7 +141,7 @@ fn main() -> Result<(), lexopt::Error> {
     if options.shrink
         && let Some(seed) = found.failing_seeds.iter().min()
     {
-        tell_shortest_story(&options.plan(*seed), options.only.as_deref());
+        tell_shortest_story(&options.plan(*seed), options.plant, options.only.as_deref());
     }
     let kinds: BTreeMap<String, u64> =
         found.violations.iter().map(|((promise, weather), count)| (kind(*promise, *weather), *count)).collect();
@@ -153,13 +163,13 @@ fn main() -> Result<(), lexopt::Error> {
 }
 
 /// Shrinks the first failure of a seed, and shows what is left of it.
-fn tell_shortest_story(plan: &Plan, only: Option<&str>) {
+fn tell_shortest_story(plan: &Plan, planted: Option<Planted>, only: Option<&str>) {
     let is_asked_for = |violation: &&harness::Violation| {
         only.is_none_or(|only| only == kind(violation.promise, violation.is_of_bad_weather))
     };
-    let Some(first) = play(plan, None).violations.iter().find(is_asked_for).cloned() else { return };
+    let Some(first) = play(plan, planted).violations.iter().find(is_asked_for).cloned() else { return };
     let is_same =
         |it: &harness::Violation| (it.promise, it.is_of_bad_weather) == (first.promise, first.is_of_bad_weather);
-    let short = shrink(plan, None, |outcome| outcome.violations.iter().any(is_same));
-    println!("\n{short}\n{}\n", play_aloud(&short, None).story.join("\n"));
+    let short = shrink(plan, planted, |outcome| outcome.violations.iter().any(is_same));
+    println!("\n{short}\n{}\n", play_aloud(&short, planted).story.join("\n"));
 }

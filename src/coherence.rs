@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::key::Key;
 use crate::member::NodeName;
 use crate::message::{Ack, News, Scope};
+use crate::planted::{Bug, is_planted};
 use crate::removals::{Lacking, Limits, Noted, Origin, Record, Removals, Span, Standing, Tick, What};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
@@ -84,7 +85,13 @@ impl Coherence {
     /// Applies a removal by what `take_out` does, unless it has been; says whether it may be acknowledged, and what
     /// came of it if it was new.
     pub(crate) fn apply_by<T>(&self, record: &Arc<Record>, take_out: impl FnOnce() -> T) -> (bool, Option<T>) {
-        let noted = self.change(|state| state.begin(record));
+        let noted = self.change(|state| {
+            let noted = state.begin(record);
+            if is_planted(Bug::NoTombstone) {
+                state.drop_tombstones();
+            }
+            noted
+        });
         if noted == Noted::Known {
             return (true, None);
         }
@@ -148,7 +155,12 @@ impl Coherence {
 
     /// Lets go of what is over.
     pub(crate) fn tend(&self, now: Moment) {
-        self.change(|state| state.forget_carried(now));
+        self.change(|state| {
+            state.forget_carried(now);
+            if is_planted(Bug::TombstonesExpire) {
+                state.drop_tombstones();
+            }
+        });
         self.drain();
     }
 
@@ -188,7 +200,9 @@ impl Coherence {
     pub(crate) fn take(&self, from: &Origin, news: &News, asked: Option<Tick>, part: impl FnOnce()) {
         self.change(|state| {
             for report in &news.reports {
+                let before = is_planted(Bug::AcknowledgedForEver).then(|| state.seen_by_any(&report.of.name));
                 state.heard(report, asked.filter(|_| report.of == *from));
+                before.inspect(|before| state.presume(&report.of, before));
             }
         });
         match &news.lacking {
@@ -253,7 +267,12 @@ impl Coherence {
         let state = self.state();
         let mut standings = BTreeMap::new();
         for span in spans {
-            for (name, standing) in state.standing(span, told) {
+            let mut standing = state.standing(span, told);
+            if is_planted(Bug::OwnListOnly) {
+                let own = state.own_list();
+                standing.retain(|name, _| own.contains(name));
+            }
+            for (name, standing) in standing {
                 let worst = standings.entry(name).or_insert(standing);
                 if *worst == Standing::Done {
                     *worst = standing;

@@ -22,6 +22,7 @@ use crate::entry::Source;
 use crate::error::Error;
 use crate::key::{HashedKey, KeyRef, Probe};
 use crate::lifespan::Lifespan;
+use crate::planted::{Bug, is_planted};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::tags::Tagged;
@@ -418,8 +419,9 @@ impl<V, S: BuildHasher> Flights<V, S> {
         let key = flight.key.as_ref();
         let Some(berth) = self.berth(key) else { return Ended { voided: true, next: None } };
         berth.running -= usize::from(begun);
-        let voided = !berth.holds(flight);
-        if !voided {
+        let held = berth.holds(flight);
+        let voided = !held || flight.is_voided();
+        if held {
             *berth = Berth { running: berth.running, ..Berth::default() };
         }
         let may_begin = berth.parked && berth.running < most_running;
@@ -453,6 +455,9 @@ impl<V> Berth<V> {
 
     fn void(&mut self) {
         if self.begun {
+            if is_planted(Bug::VoidedIsJoined) {
+                return self.joinable.iter().for_each(|flight| flight.alone.store(true, Ordering::SeqCst));
+            }
             self.begun = false;
             if let Some(flight) = self.joinable.take() {
                 // Who waits for it has to look after itself from here on, and is told.

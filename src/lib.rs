@@ -96,6 +96,8 @@ mod message;
 mod node;
 mod peers;
 mod placement;
+#[cfg_attr(not(feature = "test-util"), allow(unreachable_pub, reason = "public with the feature alone"))]
+mod planted;
 mod queue;
 mod receipt;
 mod removal;

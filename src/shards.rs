@@ -25,6 +25,7 @@ use crate::entry::{Source, Value};
 use crate::error::{Error, LoadError};
 use crate::flight::{Flight, Flights, Join, Landed, Landing, Wait};
 use crate::key::{HashedKey, KeyRef, Seeded};
+use crate::planted::{Bug, is_planted};
 use crate::stats::CacheUsage;
 use crate::store::{Dropped, Entry, Found, Place, Store, Told};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -75,8 +76,8 @@ struct Shard<V> {
 impl<V> Shard<V> {
     fn flights(&mut self, kind: Kind) -> &mut Flights<V, Seeded> {
         match kind {
-            Kind::Load => &mut self.loads,
-            Kind::Fetch => &mut self.fetches,
+            Kind::Load if !is_planted(Bug::OneTable) => &mut self.loads,
+            _ => &mut self.fetches,
         }
     }
 }
@@ -312,6 +313,11 @@ impl<V: Value> Shards<V> {
             return Look::Found(hit.landed(tagged));
         }
         let past_soft = shard.past_soft(key, place, now).filter(|hit| demand.is_met_by(hit));
+        #[cfg(feature = "test-util")]
+        let remembered = is_planted(Bug::GraceOfTheFlight)
+            .then(|| shard.store.peek(key, EARLIEST).map(|found| Landed::from(Hit::new(&found, place))))
+            .flatten()
+            .filter(|landed| landed.value.is_some() && landed.life.grace);
         shard.store.missed(key, now, &mut dropped);
         let over = Over::of(&shard.store, key, place, past_soft.as_ref());
         let tagged = past_soft.as_ref().and_then(|_| shard.tagged(key));
@@ -331,7 +337,17 @@ impl<V: Value> Shards<V> {
         }
         drop(shard);
         let (shards, since) = (Arc::clone(self), self.tags.now());
-        let lead = new.map(|flight| Lead { shards, flight, kind, over, begun: begins, since, on_board: true });
+        let lead = new.map(|flight| Lead {
+            shards,
+            flight,
+            kind,
+            over,
+            begun: begins,
+            since,
+            #[cfg(feature = "test-util")]
+            remembered,
+            on_board: true,
+        });
         match (past_soft, lead) {
             (Some(hit), Some(lead)) => Look::PastSoft(hit.landed(tagged), lead),
             (Some(hit), None) => Look::Found(hit.landed(tagged)),
@@ -463,6 +479,9 @@ pub(crate) struct Lead<V: Value> {
     begun: bool,
     /// The count of removed tags when it began.
     since: u64,
+    /// What a planted bug serves if the load fails, whatever was removed since.
+    #[cfg(feature = "test-util")]
+    remembered: Option<Landed<V>>,
     /// Cleared once the duty is done or handed on.
     on_board: bool,
 }
@@ -497,7 +516,7 @@ impl<V: Value> Lead<V> {
             debug_assert!(next.is_none(), "nothing is parked behind a flight that can be joined");
             return Begin::No;
         }
-        self.begun = shard.loads.begin(&self.flight);
+        self.begun = shard.flights(Kind::Load).begin(&self.flight);
         self.since = self.shards.tags.now();
         drop(shard);
         if self.begun {
@@ -543,6 +562,12 @@ impl<V: Value> Lead<V> {
             let tagged = landing.as_ref().ok().and_then(|landed| landed.tagged.as_deref());
             let is_removed = kept.is_some() && shard.tags.takes_out(tagged);
             ended.voided |= is_removed;
+            #[cfg(feature = "test-util")]
+            if is_planted(Bug::TwoLocks) {
+                drop(shard);
+                (0..100).for_each(|_| std::thread::yield_now());
+                shard = self.shards.exclusive(key.as_ref());
+            }
             // Taken rather than matched: what is not kept must be dropped outside of the lock.
             let kept = if ended.voided { None } else { kept.take() };
             if let Some((entry, place)) = kept {
@@ -565,6 +590,8 @@ impl<V: Value> Lead<V> {
             over: Over::nothing(self.over.place),
             begun: false,
             since: self.since,
+            #[cfg(feature = "test-util")]
+            remembered: None,
             on_board: true,
         });
         (ended.voided, next)

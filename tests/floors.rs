@@ -16,6 +16,7 @@ const FLOORS: [&[&str]; 6] = [
         "flight",
         "hits",
         "loader",
+        "planted",
         "receipt",
         "shards",
         "sync",

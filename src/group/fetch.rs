@@ -26,6 +26,7 @@ use crate::loader::Inside;
 use crate::member::NodeName;
 use crate::message::{After, Answer, Copy, GetTerms, Outcome, Refusal};
 use crate::peers::{Peer, View};
+use crate::planted::{Bug, is_planted};
 use crate::route::{self, Next, Role, Route};
 use crate::shards::{Demand, Keep, Lead};
 use crate::store::Place;
@@ -258,7 +259,7 @@ impl<V: Value> Inner<V> {
         let life = Lifespan {
             born: at.earlier(copy.age),
             soft: end(copy.until_refresh),
-            hard: end(copy.left),
+            hard: end(if is_planted(Bug::FreshLife) { self.config.time_to_live } else { copy.left }),
             // The group's own, which is the same on all nodes, or else none: never a longer one than the original has.
             grace: !grace.is_zero() && copy.grace >= grace,
         };
@@ -367,7 +368,7 @@ impl<V: Value> Trip<V> {
             let key = lead.key().key.clone();
             // Looked for now that the flight has begun: a removal that is applied from here on voids it.
             let coherence = &group.context.coherence;
-            let is_loud = coherence.is_loud();
+            let is_loud = coherence.is_loud() && !is_planted(Bug::RemovalStaysHome);
             let removed = if is_loud { coherence.covering(&group.name, &key, &trip.peer().run()) } else { Vec::new() };
             let after = After { removed, offered: 0 };
             Question { key, after, asker: Box::new(Fetch { trip: Arc::clone(trip), lead }) }

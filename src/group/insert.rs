@@ -18,6 +18,7 @@ use crate::key::{HashedKey, KeyRef};
 use crate::loader::Loaded;
 use crate::message::{After, Answer, Ask, Copy, GetTerms, Insert, Outcome, RemovalId, Reply, Scope};
 use crate::peers::Peer;
+use crate::planted::{Bug, is_planted};
 use crate::receipt::Receipt;
 use crate::removals::{Origin, Record, Span};
 use crate::shards::{Demand, Keep, Kind, Lead, Look};
@@ -28,6 +29,7 @@ use crate::time::Moment;
 use crate::transport::{Asker, CallError, Question};
 
 use super::inner::Inner;
+use super::planted::stores_unasked;
 use super::registry::{Limits, Terms};
 use super::remove::{ToldWhom, WhyNot};
 
@@ -141,11 +143,15 @@ impl<V: Value> Inner<V> {
     ) -> (bool, WhyNot) {
         let Some(owner) = owner else { return (false, WhyNot::new()) };
         let span = &records[0].span;
-        let limits = |offer: &Offered<V>| (offer.loaded.time_to_live, offer.loaded.refresh_after);
-        let Some((time_to_live, refresh_after)) = self.offers.with(span.last, key.key.as_bytes(), limits) else {
+        let limits = |offer: &Offered<V>| {
+            let pushed = stores_unasked().then(|| offer.bytes.clone());
+            (offer.loaded.time_to_live, offer.loaded.refresh_after, pushed)
+        };
+        let Some((time_to_live, refresh_after, pushed)) = self.offers.with(span.last, key.key.as_bytes(), limits)
+        else {
             return (false, self.tell([owner].into_iter(), records).await);
         };
-        let ask = Ask::Insert(Insert {
+        let insert = Insert {
             id: RemovalId { origin: span.origin.name.clone(), incarnation: span.origin.incarnation, number: span.last },
             group: Arc::clone(&self.name),
             schema: self.config.schema,
@@ -155,9 +161,18 @@ impl<V: Value> Inner<V> {
             refresh_after,
             // They come with the value.
             tags: Vec::new(),
-        });
+        };
         let wait = self.config.removal_timeout;
-        let outcome = tokio::time::timeout(wait, owner.call(self.context.peers.request(ask))).await;
+        let outcome = if is_planted(Bug::PushedUnasked) {
+            tokio::time::timeout(wait, self.push(owner, Ask::Insert(Insert { value: pushed, ..insert }))).await
+        } else {
+            let ask = Ask::Insert(insert.clone());
+            let outcome = tokio::time::timeout(wait, owner.call(self.context.peers.request(ask))).await;
+            if is_planted(Bug::InsertsQueued) && !matches!(outcome, Ok(Ok(_))) {
+                self.queue(owner, Insert { value: pushed, ..insert });
+            }
+            outcome
+        };
         let stored = match outcome {
             Ok(Ok(reply)) => {
                 let stored = matches!(reply, Reply::Insert { stored: true, .. });
@@ -192,11 +207,15 @@ impl<V: Value> Inner<V> {
     /// Another node's insert: applies the removal, and if this node owns the key takes the value. Says whether it was
     /// kept, and whether the removal may be acknowledged.
     pub(super) fn take_offer(self: Arc<Self>, from: Origin, insert: Insert) -> BoxFuture<'static, (bool, bool)> {
-        let Insert { id, group, key, time_to_live, refresh_after, .. } = insert;
+        let Insert { id, group, key, value, time_to_live, refresh_after, .. } = insert;
         let record = Arc::new(Record::one(Span::from(&id), group, Scope::Keys(vec![key.clone()])));
         let key = HashedKey::new(key);
         let take_out = || self.take_out(&Scope::Keys(vec![key.key.clone()]));
         let (is_applied, new) = self.context.coherence.apply_by(&record, take_out);
+        if let Some(value) = value.filter(|_| stores_unasked()) {
+            let stored = self.store_unasked(&key, &value, (time_to_live, refresh_after));
+            return std::future::ready((stored, is_applied)).boxed();
+        }
         // What had been applied before is an earlier insert than something that has been applied since.
         if new.is_none() || !is_applied || self.context.check_open().is_err() {
             return std::future::ready((false, is_applied)).boxed();

@@ -13,6 +13,7 @@ mod lag;
 mod line;
 mod load;
 mod offers;
+mod planted;
 mod registry;
 mod remove;
 mod serve;
@@ -41,6 +42,7 @@ pub use builder::{GroupBuilder, InBatches, LoadsInto, OneByOne};
 pub(crate) use context::{Context, Life};
 use get::Get;
 use inner::Inner;
+pub(crate) use planted::stores_unasked;
 pub(crate) use registry::{Registry, Serve};
 use wish::Wish;
 

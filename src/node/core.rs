@@ -10,6 +10,7 @@ use crate::group::{Context, Registry};
 use crate::member::Member;
 use crate::message::{Ask, Incarnation, News, Reply, Sender, Versions};
 use crate::peers::Peers;
+use crate::planted::{Bug, is_planted};
 use crate::removals::Origin;
 use crate::tasks::{ShutdownReport, Tasks};
 use crate::transport::Transport;
@@ -27,6 +28,8 @@ const SELF_CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often what is over is looked for among removals, while there are any that are not complete.
 const TEND_EVERY: Duration = Duration::from_secs(1);
+/// Where a planted bug ends them.
+const TEND_OFTEN: Duration = Duration::from_millis(50);
 
 /// What all handles of one node share.
 pub(crate) struct Core {
@@ -102,7 +105,7 @@ impl Core {
             let tending = async {
                 loop {
                     coherence.until_loud().await;
-                    clock::sleep(TEND_EVERY).await;
+                    clock::sleep(if is_planted(Bug::TombstonesExpire) { TEND_OFTEN } else { TEND_EVERY }).await;
                     coherence.tend(clock.now());
                 }
             };

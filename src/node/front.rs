@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, join_all};
 use tokio::sync::SetOnce;
 
 use crate::coherence::{Holders, Presence};
-use crate::group::Serve;
+use crate::group::{Serve, stores_unasked};
 use crate::key::Key;
 use crate::member::NodeName;
 use crate::message::{
@@ -181,7 +181,7 @@ impl Front {
     async fn insert(&self, sender: Option<&Sender>, insert: Insert) -> Result<Reply, Refusal> {
         self.check_open()?;
         let group = self.group(&insert.group, insert.schema)?;
-        match (sender, insert.value.clone()) {
+        match (sender, insert.value.clone().filter(|_| !stores_unasked())) {
             (Some(sender), None) => {
                 let from = Origin::new(sender.name.clone(), sender.incarnation);
                 let (stored, is_applied) = group.take_offer(from, insert).await;

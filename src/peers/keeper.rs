@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::coherence::{Balance, Presence};
 use crate::message::{Ask, Hello, RefusalKind, Reply};
+use crate::planted::{Bug, is_planted};
 use crate::removals::{Lacking, Origin, Tick};
 use crate::transport::{CallError, Connection, Opened, Unreachable};
 
@@ -77,7 +78,7 @@ async fn connect(peers: &Peers, peer: &Arc<Peer>) -> Option<Acquaintance> {
 async fn attend(peers: &Peers, peer: &Arc<Peer>, mut met: Acquaintance) {
     let connection = Arc::clone(&met.connection);
     // The first hello, in `connect`, may have told an older membership than this: telling it again costs one message.
-    let mut told = None;
+    let mut told = is_planted(Bug::TrafficBeforeVectors).then(|| Some(peers.view().members().fingerprint())).flatten();
     while peer.uses(&connection) {
         let now = peers.clock.now();
         let view = peers.view_owned();
@@ -157,6 +158,9 @@ fn compare(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, asked: Tick) -
     let origin = Origin::new(theirs.sender.name.clone(), theirs.sender.incarnation);
     if met.presence.as_ref().is_none_or(|presence| *presence.peer() != origin) {
         met.presence = Some(peers.coherence.meet(origin.clone()));
+        if is_planted(Bug::TrafficBeforeVectors) {
+            return true;
+        }
     }
     peers.take_news(&origin, &theirs.news, Some(asked));
     // One that tells nothing of removals is told nothing.

@@ -78,19 +78,19 @@ pub(crate) enum Why {
 
 /// What is known of one incarnation.
 #[derive(Clone, Debug)]
-struct State {
-    incarnation: Incarnation,
+pub(super) struct State {
+    pub(super) incarnation: Incarnation,
     version: u64,
     links: Arc<[Link]>,
-    seen: Seen,
+    pub(super) seen: Seen,
     /// When the latest report came.
     heard: Tick,
 }
 
 #[derive(Debug, Default)]
-struct Peer {
+pub(super) struct Peer {
     /// The incarnations that may live.
-    states: Vec<State>,
+    pub(super) states: Vec<State>,
     dead: Vec<Incarnation>,
 }
 
@@ -114,13 +114,13 @@ impl Peer {
 #[derive(Debug)]
 pub(crate) struct Known {
     me: Origin,
-    listed: BTreeSet<NodeName>,
+    pub(super) listed: BTreeSet<NodeName>,
     /// Streams of either direction, counted.
     open: BTreeMap<(NodeName, Incarnation), usize>,
     /// The incarnation met last, and when.
     met: BTreeMap<NodeName, (Incarnation, Tick)>,
     version: u64,
-    peers: BTreeMap<NodeName, Peer>,
+    pub(super) peers: BTreeMap<NodeName, Peer>,
     now: Tick,
     /// Empty when something has changed that it depends on.
     judgement: OnceCell<BTreeMap<NodeName, Judged>>,

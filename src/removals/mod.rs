@@ -15,6 +15,7 @@
 mod carried;
 mod known;
 mod log;
+mod planted;
 mod record;
 mod seen;
 #[cfg(test)]

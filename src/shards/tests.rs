@@ -236,3 +236,36 @@ proptest! {
         world.end()?;
     }
 }
+
+/// How often, of so many times, a value stays that was loaded before a removal that came from another thread just when
+/// it landed.
+#[cfg(feature = "test-util")]
+fn stays_after_removal(times: usize, bug: Option<crate::planted::Bug>) -> usize {
+    use std::sync::Barrier;
+
+    let stays = |_: &usize| {
+        let (shards, start) = (World::new().shards, Barrier::new(2));
+        let place = Place::Main;
+        let look = shards.look_or_join(key(0).as_ref(), place, Kind::Load, Demand::NONE, Moment::START);
+        let Look::Lead(lead, _wait) = look else { panic!("the first look leads") };
+        let Begin::Go(lead) = lead.begin(place, Moment::START) else { panic!("nothing is in its way") };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                shards.remove(key(0).as_ref());
+            });
+            let _bug = bug.map(crate::planted::plant);
+            start.wait();
+            let _ = lead.land(Ok(landed(1)), Some(Keep { place, weight: 1 }));
+        });
+        shards.peek(key(0).as_ref(), |_| true).is_some()
+    };
+    (0..times).filter(stays).count()
+}
+
+#[test]
+#[cfg(feature = "test-util")]
+fn a_removal_never_comes_between_the_look_whether_a_flight_was_voided_and_the_install() {
+    assert_eq!(stays_after_removal(1_000, None), 0);
+    assert!(stays_after_removal(1_000, Some(crate::planted::Bug::TwoLocks)) > 0, "with two locks it would");
+}

@@ -69,6 +69,9 @@ pub use fault::Fault;
 pub use shrink::shrink;
 pub use trace::Trace;
 
+#[doc(hidden)]
+pub use crate::planted::{Bug, Planted, plant};
+
 use crate::clock::Simulated;
 #[cfg(doc)]
 use crate::memory::MemoryNetwork;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use peerage::Token;
 use peerage::simulation::{Fault, Trace};
 
 use super::coverage::{Coverage, Met};
@@ -73,6 +74,12 @@ pub(crate) struct Books {
     /// Faults, and from when to when each was there.
     pub(crate) weather: Vec<(Fault, Duration, Duration)>,
     pub(crate) violations: Vec<Violation>,
+    /// How long a value is served after its life if its source fails.
+    pub(crate) grace: Duration,
+    /// By key: the latest removal whose token is known, and the token.
+    /// When tokens were used, for which keys.
+    pub(crate) token_gets: Vec<(usize, Stamp)>,
+    pub(crate) tokens: BTreeMap<usize, (usize, Token)>,
     pub(crate) coverage: Coverage,
 }
 
@@ -157,9 +164,37 @@ impl Books {
         let removal = &mut self.removals[number];
         (removal.ended, removal.is_everywhere) = (Some(ended), is_everywhere);
         if is_everywhere {
-            self.coverage.removals_checked += 1;
-            self.coverage.met += self.met(&self.removals[number], ended);
+            self.removal_counts(number, ended);
         }
+    }
+
+    /// A removal that was pending somewhere when it returned is everywhere by now: from here on it counts.
+    pub(crate) fn removal_settles(&mut self, number: usize, beyond: Vec<usize>) {
+        let ended = self.stamp();
+        let node = self.removals[number].node;
+        self.note(format_args!("{node}: removal {number} is everywhere by now"));
+        let removal = &mut self.removals[number];
+        removal.beyond.extend(beyond);
+        (removal.ended, removal.is_everywhere, removal.in_calm) = (Some(ended), true, false);
+        self.coverage.removals_settled += 1;
+        self.removal_counts(number, ended);
+    }
+
+    /// Its receipt is there, and with it a token.
+    pub(crate) fn removal_has_token(&mut self, number: usize, keys: usize, token: &Token) {
+        let removal = &self.removals[number];
+        for key in (0..keys).filter(|key| removal.covers(*key)) {
+            let known = self.tokens.entry(key).or_insert_with(|| (number, token.clone()));
+            if known.0 < number {
+                *known = (number, token.clone());
+            }
+        }
+    }
+
+    /// From here on it is held against every get.
+    fn removal_counts(&mut self, number: usize, ended: Stamp) {
+        self.coverage.removals_checked += 1;
+        self.coverage.met += self.met(&self.removals[number], ended);
     }
 
     /// What a removal met, once each.

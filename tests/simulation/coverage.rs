@@ -18,6 +18,10 @@ pub(crate) struct Coverage {
     pub(crate) removals: u64,
     /// Removals that reached everybody: what they promise was held against every get after them.
     pub(crate) removals_checked: u64,
+    /// Of those, the ones that did so only after they had returned.
+    pub(crate) removals_settled: u64,
+    /// Gets that carried the token of a removal.
+    pub(crate) gets_with_token: u64,
     pub(crate) met: Met,
     /// In how many seeds there was a judged removal that met each.
     pub(crate) seeds_met: Met,
@@ -94,6 +98,8 @@ impl Coverage {
             "gets_checked": self.gets_checked,
             "values_checked": self.values_checked,
             "loads": self.loads,
+            "removals_settled": self.removals_settled,
+            "gets_with_token": self.gets_with_token,
             "removals_that_met": self.met.json(),
             "seeds_that_met": self.seeds_met.json(),
         })
@@ -115,6 +121,8 @@ impl AddAssign<&Self> for Coverage {
         self.loads += other.loads;
         self.removals += other.removals;
         self.removals_checked += other.removals_checked;
+        self.removals_settled += other.removals_settled;
+        self.gets_with_token += other.gets_with_token;
         self.met += other.met;
         self.seeds_met += other.seeds_met;
     }

@@ -54,6 +54,10 @@ pub(crate) struct Asked {
     pub(crate) node: usize,
     pub(crate) key: usize,
     pub(crate) started: Stamp,
+    /// The removal whose token the question carries: nothing older than that is an answer.
+    pub(crate) after: Option<usize>,
+    /// Nor is anything older than so long.
+    pub(crate) max_age: Option<Duration>,
 }
 
 /// As exact as timers are.
@@ -82,8 +86,15 @@ impl Books {
             self.violated(Promise::Removed, what);
             self.violations.last_mut().unwrap().is_of_bad_weather = !removal.in_calm;
         }
+        if let (Some(most), Some(began), false) = (asked.max_age, load.began, load.is_insert)
+            && began.at + most + TICK < asked.started.at
+        {
+            self.violated(Promise::Life, format!("{asked:?} was answered by #{number}, {load:?}, which is too old"));
+        }
         let now = self.now();
-        if is_over(&load, asked) {
+        // What came while the process stood still is told when it goes on.
+        let has_just_woken = self.was_paused(asked.node, asked.started.at, asked.started.at);
+        if self.is_over(&load, asked) && !has_just_woken {
             self.violated(Promise::Life, format!("{asked:?} was answered at {now:?} by #{number}, {load:?}"));
         }
     }
@@ -91,7 +102,7 @@ impl Books {
     /// A get was answered with "there is none": there has to be a load that found none, and may still be told.
     pub(crate) fn judge_none(&mut self, asked: Asked) {
         let none = |load: &&Load| load.key == asked.key && !load.is_found && load.ended.is_some();
-        let in_time: Vec<&Load> = self.loads.iter().filter(none).filter(|load| !is_over(load, asked)).collect();
+        let in_time: Vec<&Load> = self.loads.iter().filter(none).filter(|load| !self.is_over(load, asked)).collect();
         let forbidden: Vec<_> = in_time.iter().filter_map(|load| self.forbids(asked, load)).collect();
         if forbidden.len() < in_time.len() {
             return;
@@ -155,6 +166,12 @@ impl Books {
     /// Whether something was removed since a load began, by a message that may have been late.
     fn may_be_voided(&self, load: &Load) -> bool {
         let Some(began) = load.began else { return true };
+        // A question that carries a token voids what has begun, on the node that is asked and on those that it asks; and
+        // each remembers it for a second or two.
+        let mut asks = self.token_gets.iter().filter(|(key, _)| *key == load.key);
+        if asks.any(|(_, asked)| asked.at + CALM_AFTER >= began.at) {
+            return true;
+        }
         self.removals.iter().filter(|removal| removal.covers(load.key)).any(|removal| {
             let Some(ended) = removal.ended else { return true };
             // What a node has missed while it was not there, it hears of when it is.
@@ -168,22 +185,24 @@ impl Books {
     fn forbids(&self, asked: Asked, load: &Load) -> Option<&Removal> {
         let began = load.began?;
         // One in calm weather is worse to have been broken than others.
-        let broken = self.removals.iter().filter(|removal| {
-            removal.is_everywhere
-                && removal.covers(asked.key)
-                && began.order < removal.began.order
-                && removal.ended.is_some_and(|ended| ended.order < asked.started.order)
-                && !removal.beyond.contains(&asked.node)
+        let broken = self.removals.iter().enumerate().filter(|(number, removal)| {
+            asked.after == Some(*number) && began.order < removal.began.order
+                || removal.is_everywhere
+                    && removal.covers(asked.key)
+                    && began.order < removal.began.order
+                    && removal.ended.is_some_and(|ended| ended.order < asked.started.order)
+                    && !removal.beyond.contains(&asked.node)
         });
-        broken.max_by_key(|removal| removal.in_calm)
+        broken.map(|(_, removal)| removal).max_by_key(|removal| removal.in_calm)
     }
-}
 
-/// Whether a value's life was over when it was asked for. What is left of a "there is none" is not told to peers: who
-/// joins a fetch may be told of one that was over on the way, which takes no longer than a get may.
-fn is_over(load: &Load, asked: Asked) -> bool {
-    let life = if load.is_found { load.life } else { NOT_FOUND_LIFE + TIMEOUT };
-    load.ended.is_some_and(|ended| asked.started.at > ended.at + life + TICK)
+    /// Whether a value's life was over when it was asked for, and its grace. What is left of a "there is none" is not
+    /// told to peers: who joins a fetch may be told of one that was over on the way, which takes no longer than a get
+    /// may.
+    fn is_over(&self, load: &Load, asked: Asked) -> bool {
+        let life = if load.is_found { load.life + self.grace } else { NOT_FOUND_LIFE + TIMEOUT };
+        load.ended.is_some_and(|ended| asked.started.at > ended.at + life + TICK)
+    }
 }
 
 /// The value of a load: its key, and the load's number.

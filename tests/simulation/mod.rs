@@ -1,6 +1,6 @@
 //! The hunt for the run that breaks a promise: clusters in a simulation, played by a plan from a seed, and judged.
 //!
-//! `plan.rs` makes the events of a seed, `world.rs` plays them, `source.rs` is the truth that loaders read, `books.rs`
+//! `plan.rs` makes the events of a seed, `stories.rs` those that belong together, `world.rs` plays them, `source.rs` is the truth that loaders read, `books.rs`
 //! notes what happened and when, `judge.rs` holds that against the promises, `coverage.rs` counts what was met,
 //! `planted.rs` are bugs that the judge has to catch. Used by the test of the same name and by `examples/simulate.rs`.
 
@@ -12,6 +12,7 @@ mod judge;
 mod plan;
 mod planted;
 mod source;
+mod stories;
 mod world;
 
 use std::cell::Cell;
@@ -53,12 +54,20 @@ impl Outcome {
 
 /// Plays a plan.
 pub(crate) fn play(plan: &Plan, planted: Option<Planted>) -> Outcome {
-    simulation::run(plan.chance, async || world::play(plan, planted, false).await)
+    play_as(plan, planted, false)
 }
 
 /// Plays a plan, and tells the story.
 pub(crate) fn play_aloud(plan: &Plan, planted: Option<Planted>) -> Outcome {
-    simulation::run(plan.chance, async || world::play(plan, planted, true).await)
+    play_as(plan, planted, true)
+}
+
+fn play_as(plan: &Plan, planted: Option<Planted>, aloud: bool) -> Outcome {
+    let _bug = match planted {
+        Some(Planted::Library(bug)) => Some(simulation::plant(bug)),
+        _ => None,
+    };
+    simulation::run(plan.chance, async || world::play(plan, planted, aloud).await)
 }
 
 /// The plan with as few events as still break the promise in the same way.

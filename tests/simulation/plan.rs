@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use peerage::simulation::{Dice, Fault};
 
+use super::stories;
+
 /// A run, as it is to be played.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -26,6 +28,8 @@ pub(crate) struct Setup {
     pub(crate) capacity: usize,
     pub(crate) hot_share: f64,
     pub(crate) time_to_live: Duration,
+    pub(crate) refresh_after: Option<Duration>,
+    pub(crate) grace: Duration,
     pub(crate) loads_at_a_time: usize,
     /// Keys to a call of the loader; 1 for a loader of one key.
     pub(crate) keys_per_load: usize,
@@ -79,6 +83,12 @@ pub(crate) enum How {
     /// With the entry, and a limit of its own.
     With(Duration),
     Peek,
+    /// With the token of the latest removal of the key that has one, wherever that was called.
+    Token,
+    /// No older than that.
+    MaxAge(Duration),
+    /// From the node that owns the key.
+    Fresh,
 }
 
 /// How the source is doing.
@@ -92,7 +102,7 @@ pub(crate) enum Mood {
 
 const EVENTS: usize = 340;
 /// When things go wrong, from and to, in milliseconds. The end leaves time for another calm spell.
-const SPELLS: [(u64, u64); 2] = [(500, 6_500), (11_500, 15_500)];
+pub(super) const SPELLS: [(u64, u64); 2] = [(500, 6_500), (11_500, 15_500)];
 pub(crate) const END: u64 = 20_500;
 /// A value that lives for longer than a run.
 const LONG: u64 = 60_000;
@@ -100,8 +110,15 @@ const LONG: u64 = 60_000;
 impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let setup = Setup::roll(&mut dice);
+        let mut setup = Setup::roll(&mut dice);
         let mut events: Vec<Timed> = (0..EVENTS).map(|_| setup.event(&mut dice)).collect();
+        // Every other run is of single events alone.
+        if seed.is_multiple_of(2) {
+            setup.roll_lives(&mut dice);
+            let stories = stories::tell(&setup, &mut dice);
+            events.extend(stories);
+            Setup::ask_for_more(&mut events, &mut dice);
+        }
         events.sort_by_key(|event| event.at);
         Self { seed, chance: seed, setup, events }
     }
@@ -115,10 +132,37 @@ impl Setup {
             capacity: if dice.chance(0.25) { 4 << 10 } else { 256 << 10 },
             hot_share: if dice.chance(0.2) { 0.0 } else { 0.5 },
             time_to_live: Duration::from_millis(if dice.chance(0.3) { dice.between(500, 4_000) } else { LONG }),
+            refresh_after: None,
+            grace: Duration::ZERO,
             loads_at_a_time: 1 + dice.below(4),
             keys_per_load: if dice.chance(0.25) { 4 } else { 1 },
             latency: if dice.chance(0.5) { 0 } else { dice.between(1, 40) },
             padding: if dice.chance(0.5) { 0 } else { 2_000 },
+        }
+    }
+
+    /// Values that are refreshed, and that are served for a while if their source fails.
+    fn roll_lives(&mut self, dice: &mut Dice) {
+        if dice.chance(0.4) {
+            let longest = u64::try_from(self.time_to_live.as_millis()).unwrap_or(LONG).min(3_000);
+            self.refresh_after = Some(Duration::from_millis(dice.between(100, longest)));
+        }
+        if dice.chance(0.5) {
+            self.grace = Duration::from_millis(dice.between(200, 3_000));
+        }
+    }
+
+    /// Some gets wish for more than a value.
+    fn ask_for_more(events: &mut [Timed], dice: &mut Dice) {
+        for Timed { event, .. } in events {
+            if let Event::Get { how: how @ How::Get, .. } = event {
+                *how = match dice.below(20) {
+                    0 | 1 => How::Token,
+                    2 => How::MaxAge(Duration::from_millis(dice.between(0, 1_500))),
+                    3 => How::Fresh,
+                    _ => continue,
+                };
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Bugs to be caught: who judges has to be able to say no.
 
+use peerage::simulation::Bug;
+
 /// What a run is made to do wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Planted {
@@ -17,9 +19,12 @@ pub(crate) enum Planted {
     NeverAnswers,
     /// A loader hands out another key's value.
     MixesKeysUp,
+    /// The library makes a mistake.
+    Library(Bug),
 }
 
 impl Planted {
+    /// Those that are none of the library's.
     pub(crate) const ALL: [Self; 7] = [
         Self::IgnoresRemovals,
         Self::OutlivesItsLife,

@@ -71,7 +71,12 @@ impl Source {
             .load_timeout(LOAD_TIMEOUT)
             .load_queue_timeout(QUEUE_TIMEOUT)
             .removal_timeout(REMOVAL_TIMEOUT)
+            .grace(setup.grace)
             .max_concurrent_loads(setup.loads_at_a_time);
+        let builder = match setup.refresh_after {
+            Some(after) => builder.refresh_after(after),
+            None => builder,
+        };
         let source = self.clone();
         if setup.keys_per_load > 1 {
             let load = move |keys: Vec<Key>| source.load(number, run, keys);

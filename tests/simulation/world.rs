@@ -23,6 +23,8 @@ pub(crate) const NOT_FOUND_LIFE: Duration = Duration::from_millis(800);
 
 /// How long a healed cluster may take to be whole, and then to drain.
 const HEALS_WITHIN: Duration = Duration::from_secs(15);
+/// How long a receipt is waited for that says that nodes are pending.
+const SETTLES_WITHIN: Duration = Duration::from_secs(4);
 const DRAINS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A run: what a caller needs of it. Clones are the same.
@@ -32,6 +34,7 @@ struct World {
     source: Source,
     books: Shared,
     planted: Option<Planted>,
+    keys: usize,
     /// What [`Planted::IgnoresRemovals`] remembers.
     remembered: Arc<Mutex<BTreeMap<(usize, usize), String>>>,
 }
@@ -39,10 +42,11 @@ struct World {
 /// Plays a plan from its first event to the last, heals the cluster, and ends it.
 pub(crate) async fn play(plan: &Plan, planted: Option<Planted>, keeps_story: bool) -> Outcome {
     let books = Shared::open(keeps_story);
+    books.lock().grace = plan.setup.grace;
     let source = Source::new(plan, planted, books.clone());
     let builder = source.clone();
     let cluster = Cluster::start(plan.setup.nodes, move |node| builder.group(node)).await.unwrap();
-    let world = World { cluster, source, books, planted, remembered: Arc::default() };
+    let world = World { cluster, source, books, planted, keys: plan.setup.keys, remembered: Arc::default() };
     world.slow_down(plan);
     let mut callers = Vec::new();
     for Timed { at, event } in &plan.events {
@@ -131,14 +135,15 @@ impl World {
     }
 
     async fn get(&self, group: &Group<String>, node: usize, key: usize, how: How) {
-        let asked = self.ask(node, key);
+        let mut asked = self.ask(node, key);
+        let options = self.options(&mut asked, how);
         let (key, limit) = (name(key), if let How::With(limit) = how { limit } else { TIMEOUT });
         self.be_late_or_lost(asked.started).await;
         let answer = match how {
             How::Get => group.get(&key).await.map(Some),
             How::Opt => group.get_opt(&key).await,
             How::Peek => return self.peeked(asked, group.peek(&key)),
-            How::With(_) => match group.get_with(&key, GetOptions::new().timeout(limit)).await {
+            How::With(_) | How::Token | How::MaxAge(_) | How::Fresh => match group.get_with(&key, options).await {
                 Ok(entry) => {
                     let mut books = self.books.lock();
                     books.judge_entry(asked, entry.value(), entry.age(), entry.time_left());
@@ -149,6 +154,28 @@ impl World {
         };
         self.books.lock().judge_limit(node, asked.started, limit, "a get");
         self.answered(asked, answer);
+    }
+
+    /// What a get asks for beside the key.
+    fn options(&self, asked: &mut Asked, how: How) -> GetOptions {
+        let options = GetOptions::new();
+        match how {
+            How::With(limit) => options.timeout(limit),
+            How::MaxAge(age) => {
+                asked.max_age = Some(age);
+                options.max_age(age)
+            }
+            How::Fresh => options.fresh(),
+            How::Token => {
+                let mut books = self.books.lock();
+                let Some((number, token)) = books.tokens.get(&asked.key).cloned() else { return options };
+                books.coverage.gets_with_token += 1;
+                books.token_gets.push((asked.key, asked.started));
+                asked.after = Some(number);
+                options.no_older_than(token)
+            }
+            How::Get | How::Opt | How::Peek => options,
+        }
     }
 
     async fn get_many(&self, group: &Group<String>, node: usize, keys: Vec<usize>) {
@@ -169,7 +196,7 @@ impl World {
         };
         // Two steps.
         self.books.lock().judge_limit(node, removing.began, 2 * REMOVAL_TIMEOUT, "a removal");
-        removing.end(receipt);
+        removing.end(receipt).await;
     }
 
     async fn insert(&self, group: &Group<String>, node: usize, key: usize) {
@@ -186,11 +213,11 @@ impl World {
         let receipt = group.insert(&name(key), judge::write(key, number, 0)).await;
         // The owner may refuse late, and is told to drop what it has then.
         self.books.lock().judge_limit(node, removing.began, 3 * REMOVAL_TIMEOUT, "an insert");
-        removing.end(receipt);
+        removing.end(receipt).await;
     }
 
     fn ask(&self, node: usize, key: usize) -> Asked {
-        Asked { node, key, started: self.books.lock().stamp() }
+        Asked { node, key, started: self.books.lock().stamp(), after: None, max_age: None }
     }
 
     fn answered(&self, asked: Asked, answer: Result<Option<String>, Error>) {
@@ -376,9 +403,18 @@ impl Removing {
         Self { world: world.clone(), number, began, faults, beyond, inserts: None, is_everywhere: false }
     }
 
-    /// Its receipt is there. (One that resolves later is to be waited for here.)
-    fn end(mut self, receipt: Result<Receipt, Error>) {
-        self.is_everywhere = receipt.is_ok_and(|receipt| receipt.is_everywhere());
+    /// Its receipt is there. If a node is pending it may resolve later.
+    async fn end(mut self, receipt: Result<Receipt, Error>) {
+        let Ok(receipt) = receipt else { return };
+        let (world, number) = (self.world.clone(), self.number);
+        world.books.lock().removal_has_token(number, world.keys, &receipt.token());
+        self.is_everywhere = receipt.is_everywhere();
+        drop(self);
+        if !receipt.is_everywhere() && receipt.settled(SETTLES_WITHIN).await.is_everywhere() {
+            let node = world.books.lock().removals[number].node;
+            let beyond = world.beyond(node);
+            world.books.lock().removal_settles(number, beyond);
+        }
     }
 }
 

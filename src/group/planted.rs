@@ -1,0 +1,63 @@
+//! What planted bugs make of inserts: see `planted.rs` of the crate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::clock;
+use crate::entry::Value;
+use crate::key::HashedKey;
+use crate::message::{Ask, Insert, Reply};
+use crate::peers::Peer;
+use crate::planted::{Bug, is_planted};
+use crate::tasks::Work;
+use crate::transport::CallError;
+
+use super::inner::Inner;
+use super::registry::Limits;
+
+/// How often, and after which time, what was queued is sent again.
+const TRIES: usize = 10;
+const TRIED_AFTER: Duration = Duration::from_millis(400);
+
+/// Whether an owner stores what it did not ask for.
+pub(crate) fn stores_unasked() -> bool {
+    is_planted(Bug::PushedUnasked) || is_planted(Bug::InsertsQueued)
+}
+
+impl<V: Value> Inner<V> {
+    /// Sends an insert with its value, which stays under way when nobody waits for it any more.
+    pub(super) async fn push(self: &Arc<Self>, owner: &Arc<Peer>, ask: Ask) -> Result<Reply, CallError> {
+        let (request, owner, limit) = (self.context.peers.request(ask), Arc::clone(owner), self.config.timeout);
+        let (done, outcome) = oneshot::channel();
+        self.context.tasks.work(Work::Removal, async move {
+            if let Ok(outcome) = tokio::time::timeout(limit, owner.call(request)).await {
+                let _ = done.send(outcome);
+            }
+        });
+        outcome.await.unwrap_or(Err(CallError::GivenUp))
+    }
+
+    /// Sends an insert again until it gets there.
+    pub(super) fn queue(self: &Arc<Self>, owner: &Arc<Peer>, insert: Insert) {
+        let (group, owner) = (Arc::clone(self), Arc::clone(owner));
+        self.context.tasks.service(async move {
+            let trying = async {
+                for _ in 0..TRIES {
+                    clock::sleep(TRIED_AFTER).await;
+                    if owner.call(group.context.peers.request(Ask::Insert(insert.clone()))).await.is_ok() {
+                        return;
+                    }
+                }
+            };
+            group.context.tasks.stopping().run_until_cancelled(trying).await;
+        });
+    }
+
+    /// Stores what came, whatever has been removed since it was sent.
+    pub(super) fn store_unasked(self: &Arc<Self>, key: &HashedKey, value: &Bytes, limits: Limits) -> bool {
+        self.install_from_client(key, value, (limits, Vec::new())).unwrap_or(false)
+    }
+}

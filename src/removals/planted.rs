@@ -1,0 +1,50 @@
+//! What planted bugs do to the state: see `planted.rs` of the crate. Nothing else has a use for any of this.
+
+use std::collections::BTreeSet;
+
+use crate::member::NodeName;
+
+use super::known::Known;
+use super::record::Origin;
+use super::seen::Seen;
+use super::{Removals, Tombstones};
+
+impl Removals {
+    /// No question carries anything that has been removed so far.
+    pub(crate) fn drop_tombstones(&mut self) {
+        self.tombstones = Tombstones::new(self.limits.tombstones);
+    }
+
+    /// Whom this node lists itself, and this node.
+    pub(crate) fn own_list(&self) -> BTreeSet<NodeName> {
+        self.known.own_list().chain([&self.me.name]).cloned().collect()
+    }
+
+    /// What any incarnation of a node is known to have applied.
+    pub(crate) fn seen_by_any(&self, name: &NodeName) -> Seen {
+        self.known.seen_by_any(name)
+    }
+
+    /// Takes an incarnation to have applied this, too.
+    pub(crate) fn presume(&mut self, of: &Origin, seen: &Seen) {
+        self.known.presume(of, seen);
+    }
+}
+
+impl Known {
+    fn own_list(&self) -> impl Iterator<Item = &NodeName> {
+        self.listed.iter()
+    }
+
+    fn seen_by_any(&self, name: &NodeName) -> Seen {
+        let mut sum = Seen::default();
+        let states = self.peers.get(name).into_iter().flat_map(|peer| &peer.states);
+        states.for_each(|state| sum.merge(&state.seen));
+        sum
+    }
+
+    fn presume(&mut self, of: &Origin, seen: &Seen) {
+        let states = self.peers.get_mut(&of.name).into_iter().flat_map(|peer| &mut peer.states);
+        states.filter(|state| state.incarnation == of.incarnation).for_each(|state| state.seen.merge(seen));
+    }
+}
