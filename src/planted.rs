@@ -7,6 +7,7 @@
 /// A mistake that the library can be made to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
+#[cfg_attr(not(feature = "test-util"), allow(dead_code, reason = "some are asked for with the feature alone"))]
 pub enum Bug {
     /// What is removed is dropped, and nothing keeps out the late copies of it.
     NoTombstone,
