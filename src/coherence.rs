@@ -8,9 +8,10 @@
 //! It knows no groups and no peers: what holds entries is behind [`Holders`], what others say is handed in.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, Weak};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::key::Key;
 use crate::member::NodeName;
@@ -42,7 +43,7 @@ pub(crate) struct Coherence {
     /// Whether there are tombstones: what the way of a get looks at.
     loud: AtomicBool,
     /// Changes with whatever a receipt could wait for.
-    news: watch::Sender<()>,
+    news: Notify,
 }
 
 /// How this node and a peer stand to each other.
@@ -61,7 +62,7 @@ impl Coherence {
             me,
             holders,
             loud: AtomicBool::new(false),
-            news: watch::Sender::new(()),
+            news: Notify::new(),
         }
     }
 
@@ -177,7 +178,7 @@ impl Coherence {
             removals.drain();
             removals.is_settled_at(&ack.by.name, span)
         });
-        self.news.send_replace(());
+        self.news.notify_waiters();
         is_settled
     }
 
@@ -215,7 +216,7 @@ impl Coherence {
             Lacking::BehindReach(reaches) => self.adopt(reaches, part),
         }
         self.drain();
-        self.news.send_replace(());
+        self.news.notify_waiters();
     }
 
     fn adopt(&self, reaches: &[(Origin, u64)], part: impl FnOnce()) {
@@ -248,7 +249,7 @@ impl Coherence {
             state.list(names);
             state.drain();
         });
-        self.news.send_replace(());
+        self.news.notify_waiters();
     }
 
     /// A stream with this node is there, for as long as what this returns is.
@@ -282,18 +283,22 @@ impl Coherence {
         standings
     }
 
-    /// To be woken by whatever may change a standing.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
-        self.news.subscribe()
+    /// Resolves once something holds that depends on what is known here.
+    pub(crate) async fn until(&self, mut holds: impl FnMut() -> bool) {
+        loop {
+            // Listened for before it is looked at: news in between is not missed.
+            let mut news = pin!(self.news.notified());
+            news.as_mut().enable();
+            if holds() {
+                return;
+            }
+            news.await;
+        }
     }
 
     /// Resolves while there are tombstones.
     pub(crate) async fn until_loud(&self) {
-        let mut news = self.subscribe();
-        while !self.is_loud() {
-            // The sender is in `self`: this never fails.
-            let _ = news.changed().await;
-        }
+        self.until(|| self.is_loud()).await;
     }
 
     /// Changes the state, and what is to be seen of it without its lock.
@@ -304,7 +309,7 @@ impl Coherence {
         let was_loud = self.loud.swap(is_loud, Ordering::SeqCst);
         drop(state);
         if is_loud && !was_loud {
-            self.news.send_replace(());
+            self.news.notify_waiters();
         }
         outcome
     }
@@ -333,6 +338,6 @@ impl Drop for Presence {
             state.close(&self.peer);
             state.drain();
         });
-        self.coherence.news.send_replace(());
+        self.coherence.news.notify_waiters();
     }
 }

@@ -124,15 +124,11 @@ impl Receipt {
     ///
     /// Cancel safety: the removal goes on all the same.
     pub async fn settled(mut self, limit: Duration) -> Self {
-        let mut news = self.coherence.subscribe();
-        let settling = async {
-            loop {
-                self.look(&BTreeMap::new());
-                if self.is_everywhere() || news.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
+        let coherence = Arc::clone(&self.coherence);
+        let settling = coherence.until(|| {
+            self.look(&BTreeMap::new());
+            self.is_everywhere()
+        });
         // A time-out is no failure here: it is what the limit is for.
         let _ = tokio::time::timeout(limit, settling).await;
         self

@@ -131,13 +131,10 @@ impl<V: Value> Inner<V> {
     ) -> Receipt {
         let coherence = &self.context.coherence;
         let spans: Vec<Span> = records.iter().map(|record| record.span.clone()).collect();
-        let mut news = coherence.subscribe();
-        let settling = async {
-            let is_waited_for = |(name, standing): (NodeName, Standing)| {
-                matches!(standing, Standing::Pending(_)) && !why_not.contains_key(&name)
-            };
-            while coherence.standing(&spans, &told).into_iter().any(is_waited_for) && news.changed().await.is_ok() {}
+        let is_waited_for = |(name, standing): (NodeName, Standing)| {
+            matches!(standing, Standing::Pending(_)) && !why_not.contains_key(&name)
         };
+        let settling = coherence.until(|| !coherence.standing(&spans, &told).into_iter().any(is_waited_for));
         // A time-out is no failure here: it is what the limit is for.
         let _ = tokio::time::timeout(self.config.removal_timeout, settling).await;
         let receipt = Receipt::new(Arc::clone(coherence), spans, told, why_not);
