@@ -307,9 +307,11 @@ impl<V: Value> Pull<V> {
             Ok((landed, keep)) => {
                 let landed = Landed { source: Source::Main, ..landed };
                 group.sweep_at(&landed.life);
+                let key = lead.key().clone();
                 let (voided, _) = lead.land(Ok(landed), keep.map(|keep| Keep { place: Place::Main, ..keep }));
                 // Nobody may wait for it any more.
-                let _ = done.send(!voided && keep.is_some());
+                let is_kept = !voided && group.shards.peek(key.as_ref(), |_| true).is_some();
+                let _ = done.send(is_kept);
             }
             Err(error) => drop(lead.land(Err(error), None)),
         }
