@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::flight::Landed;
 use crate::key::{HashedKey, KeyRef};
 use crate::loader::Loaded;
-use crate::message::{After, Answer, Ask, Copy, GetTerms, Insert, Outcome, RemovalId, Reply, Scope};
+use crate::message::{After, Answer, Ask, Copy, GetTerms, Insert, Outcome, Reply, Scope};
 use crate::peers::Peer;
 use crate::planted::{Bug, is_planted};
 use crate::receipt::Receipt;
@@ -31,7 +31,7 @@ use crate::transport::{Asker, CallError, Question};
 use super::inner::Inner;
 use super::planted::stores_unasked;
 use super::registry::{Limits, Terms};
-use super::remove::{ToldWhom, WhyNot};
+use super::remove::{ToldWhom, WhyNot, id_of};
 
 /// A value on offer.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl<V: Value> Inner<V> {
         record: Arc<Record>,
         told: ToldWhom,
     ) -> Result<Receipt, Error> {
-        let view = self.context.peers.view_owned();
+        let (view, until) = (self.context.peers.view_owned(), self.now() + self.config.removal_timeout);
         let owner = view.peer(view.owner(key.hash)).cloned();
         let install = || match &owner {
             None => self.install_own(offer.number, &key),
@@ -87,7 +87,7 @@ impl<V: Value> Inner<V> {
         let asking = self.offer_to(owner.as_ref(), &key, &records);
         let (mut why_not, (taken, refused)) = futures::future::join(telling, asking).await;
         why_not.extend(refused);
-        let receipt = self.receipt(&records, told, &why_not).await;
+        let receipt = self.receipt(&records, told, &why_not, until).await;
         Ok(receipt.with_stored(installed? || taken))
     }
 
@@ -152,7 +152,7 @@ impl<V: Value> Inner<V> {
             return (false, self.tell([owner].into_iter(), records).await);
         };
         let insert = Insert {
-            id: RemovalId { origin: span.origin.name.clone(), incarnation: span.origin.incarnation, number: span.last },
+            id: id_of(span),
             group: Arc::clone(&self.name),
             schema: self.config.schema,
             key: key.key.clone(),

@@ -19,6 +19,7 @@ use crate::peers::Peer;
 use crate::receipt::Receipt;
 use crate::removals::{Record, Span, Standing, What};
 use crate::tasks::Work;
+use crate::time::Moment;
 use crate::transport::CallError;
 use crate::wire;
 
@@ -63,9 +64,9 @@ impl<V: Value> Inner<V> {
     }
 
     async fn removal_round(self: &Arc<Self>, records: &[Arc<Record>], told: ToldWhom) -> Receipt {
-        let view = self.context.peers.view_owned();
+        let (view, until) = (self.context.peers.view_owned(), self.now() + self.config.removal_timeout);
         let why_not = self.tell(view.peers(), records).await;
-        self.receipt(records, told, &why_not).await
+        self.receipt(records, told, &why_not, until).await
     }
 
     /// Tells peers of removals, all at once: those that can be reached, for as long as a removal may wait.
@@ -121,13 +122,14 @@ impl<V: Value> Inner<V> {
         Ok(())
     }
 
-    /// The receipt of a round. Whom this node has not told itself, or who lists others than this node knew of, gets
-    /// what is left of the time that a removal may wait; not who is known to be down.
+    /// The receipt of a round that may wait `until` then. Whom this node has not told itself, or who lists others than
+    /// this node knew of, gets what is left of that time; not who is known to be down.
     pub(super) async fn receipt(
         self: &Arc<Self>,
         records: &[Arc<Record>],
         told: ToldWhom,
         why_not: &WhyNot,
+        until: Moment,
     ) -> Receipt {
         let coherence = &self.context.coherence;
         let spans: Vec<Span> = records.iter().map(|record| record.span.clone()).collect();
@@ -136,7 +138,7 @@ impl<V: Value> Inner<V> {
         };
         let settling = coherence.until(|| !coherence.standing(&spans, &told).into_iter().any(is_waited_for));
         // A time-out is no failure here: it is what the limit is for.
-        let _ = tokio::time::timeout(self.config.removal_timeout, settling).await;
+        let _ = tokio::time::timeout(until.since(self.now()), settling).await;
         let receipt = Receipt::new(Arc::clone(coherence), spans, told, why_not);
         self.removals.pending.add(receipt.pending().count() as u64);
         receipt
@@ -153,6 +155,7 @@ fn parts(scope: Scope) -> Vec<Scope> {
     }
 }
 
-fn id_of(span: &Span) -> RemovalId {
+/// The identity of a removal that is one.
+pub(super) fn id_of(span: &Span) -> RemovalId {
     RemovalId { origin: span.origin.name.clone(), incarnation: span.origin.incarnation, number: span.last }
 }

@@ -2,6 +2,9 @@
 //!
 //! Gets never connect: they use the connection that is here, or turn elsewhere at once. So a dead peer costs the node
 //! one try at a time, with growing pauses, and no get waits for it.
+//!
+//! A hello carries what each side knows of removals. A peer is up once neither lacks one that the other has; while there
+//! are removals that are not known to be complete, hellos are said once a second.
 
 use std::sync::Arc;
 use std::time::Duration;
