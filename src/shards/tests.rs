@@ -4,6 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::Error;
+use crate::flight::Flight;
 use crate::key::Key;
 use crate::lifespan::Lifespan;
 
