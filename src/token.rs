@@ -98,6 +98,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn a_token_comes_back_from_its_text(name in "\\PC{1,60}", incarnation: u64, number in 1..u64::MAX) {
             let origin = Origin::new(NodeName::from(&name), Incarnation(incarnation));

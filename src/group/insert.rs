@@ -71,7 +71,7 @@ impl<V: Value> Inner<V> {
         record: Arc<Record>,
         told: ToldWhom,
     ) -> Result<Receipt, Error> {
-        let (view, until) = (self.context.peers.view_owned(), self.now() + self.config.removal_timeout);
+        let view = self.context.peers.view_owned();
         let owner = view.peer(view.owner(key.hash)).cloned();
         let install = || match &owner {
             None => self.install_own(offer.number, &key),
@@ -87,7 +87,7 @@ impl<V: Value> Inner<V> {
         let asking = self.offer_to(owner.as_ref(), &key, &records);
         let (mut why_not, (taken, refused)) = futures::future::join(telling, asking).await;
         why_not.extend(refused);
-        let receipt = self.receipt(&records, told, &why_not, until).await;
+        let receipt = self.receipt(&records, told, &why_not).await;
         Ok(receipt.with_stored(installed? || taken))
     }
 

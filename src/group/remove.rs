@@ -19,7 +19,6 @@ use crate::peers::Peer;
 use crate::receipt::Receipt;
 use crate::removals::{Record, Span, Standing, What};
 use crate::tasks::Work;
-use crate::time::Moment;
 use crate::transport::CallError;
 use crate::wire;
 
@@ -64,9 +63,9 @@ impl<V: Value> Inner<V> {
     }
 
     async fn removal_round(self: &Arc<Self>, records: &[Arc<Record>], told: ToldWhom) -> Receipt {
-        let (view, until) = (self.context.peers.view_owned(), self.now() + self.config.removal_timeout);
+        let view = self.context.peers.view_owned();
         let why_not = self.tell(view.peers(), records).await;
-        self.receipt(records, told, &why_not, until).await
+        self.receipt(records, told, &why_not).await
     }
 
     /// Tells peers of removals, all at once: those that can be reached, for as long as a removal may wait.
@@ -122,14 +121,13 @@ impl<V: Value> Inner<V> {
         Ok(())
     }
 
-    /// The receipt of a round that may wait `until` then. Whom this node has not told itself, or who lists others than
-    /// this node knew of, gets what is left of that time; not who is known to be down.
+    /// The receipt of a round. Whom this node has not told itself, and who has to say in a hello first with whom it is
+    /// linked by now, gets as much time again; not who is known to be down.
     pub(super) async fn receipt(
         self: &Arc<Self>,
         records: &[Arc<Record>],
         told: ToldWhom,
         why_not: &WhyNot,
-        until: Moment,
     ) -> Receipt {
         let coherence = &self.context.coherence;
         let spans: Vec<Span> = records.iter().map(|record| record.span.clone()).collect();
@@ -138,7 +136,7 @@ impl<V: Value> Inner<V> {
         };
         let settling = coherence.until(|| !coherence.standing(&spans, &told).into_iter().any(is_waited_for));
         // A time-out is no failure here: it is what the limit is for.
-        let _ = tokio::time::timeout(until.since(self.now()), settling).await;
+        let _ = tokio::time::timeout(self.config.removal_timeout, settling).await;
         let receipt = Receipt::new(Arc::clone(coherence), spans, told, why_not);
         self.removals.pending.add(receipt.pending().count() as u64);
         receipt
