@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use crate::entry::Value;
 use crate::error::{Error, LoadError};
-use crate::flight::{Flight, Landed, Landing};
+#[cfg(feature = "test-util")]
+use crate::flight::Landed;
+use crate::flight::{Flight, Landing};
 use crate::key::HashedKey;
+#[cfg(feature = "test-util")]
 use crate::planted::{Bug, is_planted};
 use crate::store::{Dropped, Entry, Place, Store};
 use crate::time::Moment;
