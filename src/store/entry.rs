@@ -1,13 +1,14 @@
 //! What is held for a key: as it comes in, as it is kept, and what it costs.
 //!
-//! A kept entry spends 24 bytes on all that is not the key or the value: its life, its cost, when it took its place,
-//! what readers note on it, and where its tags are, which few have.
+//! A kept entry spends 16 bytes on all that is not the key or the value: its life, its cost, when it took its place, and
+//! what readers note on it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::Place;
+use super::held::Held;
 use super::key::{StoreKey, heap_bytes};
 use super::life::{MOST_TRIES, Packed, pause};
 use crate::lifespan::Lifespan;
@@ -31,7 +32,7 @@ pub(crate) struct Entry<V> {
 pub(super) fn cost<V>(key: &[u8], entry: &Entry<V>) -> usize {
     // Whatever the codec says, and even without a value, the room for one lies in the entry's block.
     let value = entry.weight.max(size_of::<V>());
-    let tags = entry.tagged.as_ref().map_or(0, |tagged| tagged.cost());
+    let tags = Held::<V>::cost_of(entry.tagged.as_ref());
     value.saturating_add(heap_bytes(key.len())).saturating_add(overhead::<V>()).saturating_add(tags)
 }
 
@@ -118,9 +119,7 @@ fn tailed(life: Packed, is_tried: bool) -> Lifespan {
 /// An entry as a store keeps it.
 #[derive(Debug)]
 pub(super) struct Kept<V> {
-    pub(super) value: Option<V>,
-    /// A hit looks no further than whether there are any.
-    tagged: Option<Arc<Tagged>>,
+    pub(super) held: Held<V>,
     /// The life's word; its byte is below, where it takes what alignment leaves.
     word: u64,
     cost: u32,
@@ -136,7 +135,7 @@ impl<V> Kept<V> {
     pub(super) fn new(entry: Entry<V>, cost: u32) -> Self {
         let Packed { word, tail } = Packed::new(&entry.life);
         let Entry { value, tagged, .. } = entry;
-        Self { value, tagged, word, cost, turn: 0, mark: AtomicU8::new(0), tail }
+        Self { held: Held::new(value, tagged), word, cost, turn: 0, mark: AtomicU8::new(0), tail }
     }
 
     #[inline]
@@ -152,7 +151,7 @@ impl<V> Kept<V> {
 
     #[inline]
     pub(super) fn tagged(&self) -> Option<&Arc<Tagged>> {
-        self.tagged.as_ref()
+        self.held.tagged()
     }
 
     pub(super) fn cost(&self) -> usize {
@@ -179,7 +178,7 @@ impl<V> Kept<V> {
 
     /// Whether it may come to be of no use before anybody asks for it: by the time, or by the removal of a tag.
     pub(super) fn is_mortal(&self) -> bool {
-        self.tagged.is_some() || self.life().hard() != Moment::NEVER
+        self.tagged().is_some() || self.life().hard() != Moment::NEVER
     }
 
     #[inline]

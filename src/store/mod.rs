@@ -39,6 +39,7 @@
 mod due;
 mod entry;
 mod ghosts;
+mod held;
 mod key;
 mod life;
 mod order;
@@ -106,7 +107,7 @@ impl<'a, V> Found<'a, V> {
     /// The value, or `None`: it is remembered that there is none.
     #[inline]
     pub(crate) fn value(&self) -> Option<&'a V> {
-        self.kept.value.as_ref()
+        self.kept.held.value()
     }
 
     #[inline]
@@ -329,7 +330,7 @@ impl<V> Store<V> {
         if is_proven {
             self.ghosts.add(self.trace(key.hash.0), self.len());
         }
-        dropped.values.extend(kept.value);
+        dropped.values.extend(kept.held.into_value());
         true
     }
 
@@ -443,7 +444,7 @@ impl<V> Store<V> {
         if rank == Rank::Probation {
             self.ghosts.add(self.trace(key.hash()), self.len());
         }
-        dropped.values.extend(kept.value);
+        dropped.values.extend(kept.held.into_value());
     }
 
     fn put(&mut self, key: StoreKey, mut kept: Kept<V>, place: Place, rank: Rank) {

@@ -77,7 +77,7 @@ impl<V> Store<V> {
             } else {
                 gone(KeyRef::new(key.bytes()));
                 self.expiries += u64::from(is_over);
-                dropped.values.extend(kept.value);
+                dropped.values.extend(kept.held.into_value());
             }
         }
         swept

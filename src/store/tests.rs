@@ -858,7 +858,7 @@ impl Pair {
             for rank in [Rank::Protected, Rank::Probation] {
                 let queue = self.store.side(place).queue(rank);
                 let held = self.model.held.iter().filter(|held| held.place == place && held.rank == rank);
-                let value = |kept: &Kept<Value>| kept.value.as_deref().copied();
+                let value = |kept: &Kept<Value>| kept.held.value().map(|value| **value);
                 let walked: Vec<_> = queue.oldest_first().map(|(key, kept)| (key.to_vec(), value(kept))).collect();
                 prop_assert_eq!(walked, held.map(|held| (key_bytes(held.key), held.value)).collect::<Vec<_>>());
                 let bytes: usize = queue.oldest_first().map(|(_, kept)| kept.cost()).sum();
@@ -879,7 +879,7 @@ impl Pair {
 
     /// What the store has let go of since the last check is what the model has.
     fn check_dropped(&mut self, dropped: &Dropped<Value>) -> Result<(), TestCaseError> {
-        let in_queues = dropped.queues.iter().flat_map(Order::oldest_first).filter_map(|(_, kept)| kept.value.as_ref());
+        let in_queues = dropped.queues.iter().flat_map(Order::oldest_first).filter_map(|(_, kept)| kept.held.value());
         let mut dropped: Vec<u32> = dropped.values.iter().chain(in_queues).map(|value| **value).collect();
         dropped.sort_unstable();
         self.model.let_go.sort_unstable();
