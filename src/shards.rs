@@ -292,19 +292,24 @@ impl<V: Value> Shards<V> {
     ) -> Look<V> {
         let mut dropped = Dropped::default();
         let mut shard = self.exclusive(key);
-        shard.drop_removed(key, &mut dropped);
-        if let Some(hit) = shard.look(key, place, |due| now < due).filter(|hit| demand.is_met_by(hit)) {
-            let tagged = shard.tagged(key);
-            return Look::Found(hit.landed(tagged));
-        }
-        let past_soft = shard.past_soft(key, place, now).filter(|hit| demand.is_met_by(hit));
         #[cfg(feature = "test-util")]
         let remembered = is_planted(Bug::GraceOfTheFlight)
             .then(|| shard.store.peek(key, EARLIEST).map(|found| Landed::from(Hit::new(&found, place))))
             .flatten()
             .filter(|landed| landed.value.is_some() && landed.life.grace);
-        shard.store.missed(key, now, &mut dropped);
-        let over = Over::of(&shard.store, key, place, past_soft.as_ref());
+        // Most who come here find nothing, whatever they look for: one look tells them.
+        let (mut is_held, mut past_soft) = (shard.store.holds(key), None);
+        if is_held {
+            shard.drop_removed(key, &mut dropped);
+            if let Some(hit) = shard.look(key, place, |due| now < due).filter(|hit| demand.is_met_by(hit)) {
+                let tagged = shard.tagged(key);
+                return Look::Found(hit.landed(tagged));
+            }
+            past_soft = shard.past_soft(key, place, now).filter(|hit| demand.is_met_by(hit));
+            shard.store.missed(key, now, &mut dropped);
+            is_held = shard.store.holds(key);
+        }
+        let over = Over::of(place, is_held, past_soft.as_ref());
         let tagged = past_soft.as_ref().and_then(|_| shard.tagged(key));
         let flights = shard.flights(kind);
         if kind == Kind::Fetch {

@@ -24,6 +24,19 @@ impl Moment {
         Self(seconds * 1_000_000_000)
     }
 
+    /// So many milliseconds after the start.
+    #[inline]
+    pub(crate) const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1_000_000))
+    }
+
+    /// This moment, or so many microseconds later.
+    #[inline]
+    pub(crate) const fn later_by_micros(self, micros: u64) -> Self {
+        Self(self.0.saturating_add(micros.saturating_mul(1_000)))
+    }
+
+    #[cfg(test)]
     pub(crate) fn after_start(elapsed: Duration) -> Self {
         Self(nanos(elapsed))
     }

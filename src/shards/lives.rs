@@ -8,7 +8,7 @@ use crate::clock;
 use crate::entry::{Source, Value};
 use crate::flight::{Landed, Landing};
 use crate::key::KeyRef;
-use crate::store::{Dropped, Place, QUEUES, Store, Swept};
+use crate::store::{Dropped, Place, QUEUES, Swept};
 use crate::tags::Tagged;
 use crate::time::Moment;
 
@@ -62,8 +62,8 @@ impl Over {
         Self { place, is_held: false, refreshed: None }
     }
 
-    pub(super) fn of<V>(store: &Store<V>, key: KeyRef<'_>, place: Place, past_soft: Option<&Hit<V>>) -> Self {
-        Self { place, is_held: store.holds(key), refreshed: past_soft.map(|hit| hit.told.born()) }
+    pub(super) fn of<V>(place: Place, is_held: bool, past_soft: Option<&Hit<V>>) -> Self {
+        Self { place, is_held, refreshed: past_soft.map(|hit| hit.told.born()) }
     }
 }
 

@@ -65,16 +65,14 @@ impl<const NUMBER_BITS: u32> Length<NUMBER_BITS> {
         (code & ((1 << NUMBER_BITS) - 1)) << (code >> NUMBER_BITS)
     }
 
-    /// `None` for what never ends.
+    /// When a length has passed since the birth in a word. Every hit asks, and most lives are endless or plain: no more
+    /// is worked out than is needed, and nothing by way of a [`Duration`].
     #[inline]
-    fn of(code: u64) -> Option<Duration> {
-        (code != Self::ENDLESS).then(|| Duration::from_micros(Self::tenths(code).saturating_mul(TENTH)))
-    }
-
-    /// When a length has passed since then.
-    #[inline]
-    fn after(born: Moment, code: u64) -> Moment {
-        Self::of(code).map_or(Moment::NEVER, |length| born + length)
+    fn after(word: u64, code: u64) -> Moment {
+        if code == Self::ENDLESS {
+            return Moment::NEVER;
+        }
+        born(word).later_by_micros(Self::tenths(code).saturating_mul(TENTH))
     }
 }
 
@@ -133,15 +131,15 @@ impl Packed {
     #[inline]
     pub(super) fn hard(self) -> Moment {
         if self.is_tailed() {
-            return Hard::after(self.born(), self.word >> 8 & Hard::ENDLESS);
+            return Hard::after(self.word, self.word >> 8 & Hard::ENDLESS);
         }
-        Plain::after(self.born(), self.word & Plain::ENDLESS)
+        Plain::after(self.word, self.word & Plain::ENDLESS)
     }
 
     /// When more is to be done than to serve it. Within the grace that may be beyond the hard limit.
     pub(super) fn due(self) -> Moment {
         let code = self.due_code() & Due::ENDLESS;
-        if !self.is_tailed() || code == Due::ENDLESS { self.hard() } else { Due::after(self.born(), code) }
+        if !self.is_tailed() || code == Due::ENDLESS { self.hard() } else { Due::after(self.word, code) }
     }
 
     pub(super) fn has_grace(self) -> bool {
@@ -171,7 +169,7 @@ impl Packed {
 
 #[inline]
 fn born(word: u64) -> Moment {
-    Moment::after_start(Duration::from_millis((word & !TAILED) >> LENGTH_BITS))
+    Moment::from_millis((word & !TAILED) >> LENGTH_BITS)
 }
 
 #[cfg(test)]
