@@ -17,7 +17,7 @@ use crate::key::Key;
 use crate::member::NodeName;
 use crate::message::{Ack, News, Scope};
 use crate::planted::{Bug, is_planted};
-use crate::removals::{Lacking, Limits, Noted, Origin, Record, Removals, Span, Standing, Tick, What};
+use crate::removals::{Lacking, Limits, Noted, Origin, Record, Removals, Report, Span, Standing, Tick, What};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::time::Moment;
@@ -165,15 +165,26 @@ impl Coherence {
         self.drain();
     }
 
-    /// What an acknowledgement says of this node.
-    pub(crate) fn ack(&self) -> Ack {
-        Ack { by: self.me.clone(), version: self.state().version() }
+    /// The version of a peer's links that is known here, for a message that asks for an acknowledgement.
+    pub(crate) fn version_of(&self, peer: &Origin) -> u64 {
+        self.state().version_of(peer)
     }
 
-    /// A peer has applied a removal. Says whether that settles it for that node; if not, it should be asked for a report:
-    /// its links may have changed, or it may be known here in a run that has ended.
-    pub(crate) fn acknowledged(&self, ack: &Ack, span: &Span) -> bool {
+    /// What an acknowledgement says of this node to a remover that knows `version` of its links: all of it if that is
+    /// not the version now, or it would have to be asked for in a second round trip.
+    pub(crate) fn ack(&self, version: u64) -> Ack {
+        let state = self.state();
+        let report = (state.version() != version).then(|| state.report());
+        Ack { by: self.me.clone(), version: state.version(), report }
+    }
+
+    /// A peer has applied a removal, and says so to what left at `asked`. Says whether that settles it for that node; if
+    /// not, it should be asked for a report: its links may have changed, or it may be known here in a run that has ended.
+    pub(crate) fn acknowledged(&self, ack: &Ack, span: &Span, asked: Tick) -> bool {
         let is_settled = self.change(|removals| {
+            if let Some(report) = ack.report.as_ref().filter(|report| report.of == ack.by) {
+                hear(removals, report, Some(asked));
+            }
             removals.acknowledged(&ack.by, ack.version, span);
             removals.drain();
             removals.is_settled_at(&ack.by.name, span)
@@ -201,9 +212,7 @@ impl Coherence {
     pub(crate) fn take(&self, from: &Origin, news: &News, asked: Option<Tick>, part: impl FnOnce()) {
         self.change(|state| {
             for report in &news.reports {
-                let before = is_planted(Bug::AcknowledgedForEver).then(|| state.seen_by_any(&report.of.name));
-                state.heard(report, asked.filter(|_| report.of == *from));
-                before.inspect(|before| state.presume(&report.of, before));
+                hear(state, report, asked.filter(|_| report.of == *from));
             }
         });
         match &news.lacking {
@@ -318,6 +327,13 @@ impl Coherence {
         // Nothing that can panic runs under this lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes in a report; see [`Removals::heard`].
+fn hear(state: &mut Removals, report: &Report, asked: Option<Tick>) {
+    let before = is_planted(Bug::AcknowledgedForEver).then(|| state.seen_by_any(&report.of.name));
+    state.heard(report, asked);
+    before.inspect(|before| state.presume(&report.of, before));
 }
 
 /// A stream between this node and another, as far as removals go: that node is one of everybody while it is there.

@@ -122,6 +122,8 @@ pub(crate) struct Remove {
     pub(crate) id: RemovalId,
     pub(crate) group: Arc<str>,
     pub(crate) scope: Scope,
+    /// The version of the receiver's links that the sender knows: of another, the receiver sends a report.
+    pub(crate) version: u64,
 }
 
 /// Puts a value in its owner's cache, in the place of what is there.
@@ -139,6 +141,8 @@ pub(crate) struct Insert {
     pub(crate) refresh_after: Option<Duration>,
     /// What it bears, unless it is an offer, which brings them.
     pub(crate) tags: Vec<TagHash>,
+    /// As in [`Remove`].
+    pub(crate) version: u64,
 }
 
 /// The reply to an [`Ask`] of the same kind.
@@ -160,6 +164,8 @@ pub(crate) enum Reply {
 pub(crate) struct Ack {
     pub(crate) by: Origin,
     pub(crate) version: u64,
+    /// What that node says of itself, if the remover knows another version.
+    pub(crate) report: Option<Report>,
 }
 
 /// What became of one key.

@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, poll};
 use peerage::{BoxError, Codec, CodecError, Group, Key, Receipt, Told, WeakGroup};
 
-use cluster::{Cluster, ms, timed, until, version};
+use cluster::{Cluster, Member, ms, timed, until, version};
 
 /// Every pair of two of three nodes, and more: who removes, and who asks.
 fn roles() -> impl Iterator<Item = (usize, usize)> {
@@ -217,6 +217,72 @@ async fn a_slow_owner_makes_a_removal_slow_and_not_wrong() {
     assert!(took <= Duration::from_secs(2), "{took:?}");
     assert_eq!(receipt.pending().map(ToString::to_string).collect::<Vec<_>>(), ["node-1:1"]);
     until("the message arrives", || cluster.members[0].group.peek(key).is_none()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_takes_one_round_trip_though_streams_have_come_and_gone_since_the_last_hello() {
+    for (remover, other) in [(0, 2), (1, 0)] {
+        let mut cluster = Cluster::start(3).await;
+        let names: Vec<String> = cluster.members.iter().map(Member::name).collect();
+        cluster.network.delay(&names[remover], &names[other], ms(200));
+        let remove = async |cluster: &Cluster, what: &str| {
+            let (receipt, took) = timed(cluster.members[remover].group.remove("k")).await;
+            receipt.unwrap().everywhere().unwrap();
+            assert_eq!(took, ms(400), "{what}, remover {remover}");
+        };
+        remove(&cluster, "who was first met is linked with more by now").await;
+        remove(&cluster, "nothing has changed").await;
+        // One more node, and another: all have new streams, and list one more.
+        for name in ["node-4:1", "node-5:1"] {
+            let mut lists = cluster.addresses();
+            lists.push(String::from(name));
+            let node = cluster.network.node(name).peers(&lists).start().await.unwrap();
+            cluster.members.push(Member::new(node, &cluster.source));
+            for member in &cluster.members {
+                member.node.set_peers(&lists).await.unwrap();
+            }
+            cluster.until_whole().await;
+            if name == "node-4:1" {
+                remove(&cluster, "there is one more").await;
+            }
+        }
+        // Told, asked for, sent, acknowledged.
+        let key = &cluster.keys_ranked(&[other], 1)[0];
+        let (receipt, took) = timed(cluster.members[remover].group.insert(key, format!("{key}@1"))).await;
+        let receipt = receipt.unwrap();
+        assert!(receipt.is_everywhere() && receipt.stored() && took == ms(800), "{took:?}, {receipt:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_waits_no_longer_than_its_time_whatever_it_waits_for() {
+    let cluster = Cluster::start(3).await;
+    let [a, b, c] = ["node-1:1", "node-2:1", "node-3:1"];
+    // The third is heard of through the second alone.
+    cluster.members[0].node.set_peers([a, b]).await.unwrap();
+    cluster.members[2].node.set_peers([b, c]).await.unwrap();
+    let [of_own, of_other] = [0, 1].map(|owner| cluster.keys_ranked(&[owner], 1)[0].clone());
+    // Longer than keepers need to say so.
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let cases =
+        [false, true].into_iter().flat_map(|silent| [None, Some(&of_own), Some(&of_other)].map(|it| (silent, it)));
+    for (silent, insert) in cases {
+        cluster.network.black_hole(b, c);
+        if silent {
+            cluster.network.black_hole(a, b);
+        }
+        let group = &cluster.members[0].group;
+        let (receipt, took) = match insert {
+            None => timed(group.remove(&of_own)).await,
+            Some(key) => timed(group.insert(key, String::from("new"))).await,
+        };
+        let pending: Vec<String> = receipt.unwrap().pending().map(ToString::to_string).collect();
+        let expected = if silent { vec![b, c] } else { vec![c] };
+        assert_eq!((took, pending), (ms(1000), expected.into_iter().map(String::from).collect()), "insert {insert:?}");
+        // Before connections notice the silence.
+        cluster.network.heal_all();
+        cluster.until_whole().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -52,7 +52,7 @@ impl<V: Value> Inner<V> {
         }
         self.check_removal()?;
         self.removals.inserts.one();
-        let (born, since) = (self.now(), self.shards.tags().now());
+        let (until, born, since) = (self.removal_ends(), self.now(), self.shards.tags().now());
         // Encoded here, whoever owns the key: what could not be sent is refused by every node alike.
         let bytes = loaded.value.as_ref().map_or(Ok(Bytes::new()), |value| self.encode(value))?;
         let told = self.context.coherence.told();
@@ -61,7 +61,7 @@ impl<V: Value> Inner<V> {
         let tags = loaded.tags.clone();
         self.offers.begin(offer.number, key.clone(), tags, Offered { loaded, bytes, born, since });
         let group = Arc::clone(self);
-        self.in_a_task(async move { group.insert_round(&offer, key, record, told).await }).await
+        self.in_a_task(async move { group.insert_round(&offer, key, record, told, until).await }).await
     }
 
     async fn insert_round(
@@ -70,6 +70,7 @@ impl<V: Value> Inner<V> {
         key: HashedKey,
         record: Arc<Record>,
         told: ToldWhom,
+        until: Moment,
     ) -> Result<Receipt, Error> {
         let view = self.context.peers.view_owned();
         let owner = view.peer(view.owner(key.hash)).cloned();
@@ -83,11 +84,11 @@ impl<V: Value> Inner<V> {
         let installed = self.context.coherence.apply_by(&record, install).1.unwrap_or(Ok(false));
         let records = [record];
         let others = view.peers().filter(|peer| owner.as_ref().is_none_or(|owner| !Arc::ptr_eq(owner, peer)));
-        let telling = self.tell(others, &records);
-        let asking = self.offer_to(owner.as_ref(), &key, &records);
+        let telling = self.tell(others, &records, until);
+        let asking = self.offer_to(owner.as_ref(), &key, &records, until);
         let (mut why_not, (taken, refused)) = futures::future::join(telling, asking).await;
         why_not.extend(refused);
-        let receipt = self.receipt(&records, told, &why_not).await;
+        let receipt = self.receipt(&records, told, &why_not, until).await;
         Ok(receipt.with_stored(installed? || taken))
     }
 
@@ -133,13 +134,14 @@ impl<V: Value> Inner<V> {
         Ok(stored)
     }
 
-    /// Offers the value to the key's owner, and waits for as long as a removal may. Says whether it was taken, and if
-    /// the owner has not applied the removal, why not.
+    /// Offers the value to the key's owner, and waits until then. Says whether it was taken, and if the owner has not
+    /// applied the removal, why not.
     async fn offer_to(
         self: &Arc<Self>,
         owner: Option<&Arc<Peer>>,
         key: &HashedKey,
         records: &[Arc<Record>; 1],
+        until: Moment,
     ) -> (bool, WhyNot) {
         let Some(owner) = owner else { return (false, WhyNot::new()) };
         let span = &records[0].span;
@@ -149,8 +151,9 @@ impl<V: Value> Inner<V> {
         };
         let Some((time_to_live, refresh_after, pushed)) = self.offers.with(span.last, key.key.as_bytes(), limits)
         else {
-            return (false, self.tell([owner].into_iter(), records).await);
+            return (false, self.tell([owner].into_iter(), records, until).await);
         };
+        let (version, asked) = self.before_telling(owner);
         let insert = Insert {
             id: id_of(span),
             group: Arc::clone(&self.name),
@@ -161,8 +164,9 @@ impl<V: Value> Inner<V> {
             refresh_after,
             // They come with the value.
             tags: Vec::new(),
+            version,
         };
-        let wait = self.config.removal_timeout;
+        let wait = until.since(self.now());
         let outcome = if is_planted(Bug::PushedUnasked) {
             tokio::time::timeout(wait, self.push(owner, Ask::Insert(Insert { value: pushed, ..insert }))).await
         } else {
@@ -176,16 +180,16 @@ impl<V: Value> Inner<V> {
         let stored = match outcome {
             Ok(Ok(reply)) => {
                 let stored = matches!(reply, Reply::Insert { stored: true, .. });
-                if self.told(owner, span, Ok(reply)).is_ok() {
+                if self.told(owner, span, asked, Ok(reply)).is_ok() {
                     return (stored, WhyNot::new());
                 }
                 stored
             }
             // It is down, or busy, or has no such group: it may still apply the removal.
             Ok(Err(_)) => false,
-            Err(_) => return (false, WhyNot::from([(owner.name().clone(), format!("no answer within {wait:?}"))])),
+            Err(_) => return (false, WhyNot::from([(owner.name().clone(), self.no_answer())])),
         };
-        (stored, self.tell([owner].into_iter(), records).await)
+        (stored, self.tell([owner].into_iter(), records, until).await)
     }
 
     /// What the owner of a key gets who asks for a value that is offered.

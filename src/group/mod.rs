@@ -200,9 +200,9 @@ impl<V: Value> Group<V> {
     /// starts later, on any node, returns a value whose load began before this call: whatever the nodes list, whomever
     /// they hold for the key's owner, and whatever was under way. (A call begins when its future is first polled.)
     ///
-    /// All nodes are told at once. It returns when all have applied it; if some do not answer, after the group's
-    /// [`removal_timeout`](GroupBuilder::removal_timeout), or twice that if nodes have to be heard of through others.
-    /// Those known to be down are not waited for. They are pending in the receipt, and are told as soon as anybody
+    /// All nodes are told at once. It returns when all have applied it, or else after the group's
+    /// [`removal_timeout`](GroupBuilder::removal_timeout), which counts from the call and for all waits together. Those
+    /// known to be down are not waited for. They are pending in the receipt, and are told as soon as anybody
     /// reaches them, also by others if this node is gone by then. The [`token`](Receipt::token) of the receipt lets a
     /// single get ask for nothing older at once, on whichever node.
     ///

@@ -17,8 +17,9 @@ use crate::member::NodeName;
 use crate::message::{Ask, RemovalId, Remove, Reply, Scope};
 use crate::peers::Peer;
 use crate::receipt::Receipt;
-use crate::removals::{Record, Span, Standing, What};
+use crate::removals::{Record, Span, Standing, Tick, What};
 use crate::tasks::Work;
+use crate::time::Moment;
 use crate::transport::CallError;
 use crate::wire;
 
@@ -35,12 +36,18 @@ impl<V: Value> Inner<V> {
     pub(super) async fn remove(self: &Arc<Self>, scope: Scope) -> Result<Receipt, Error> {
         self.check_removal()?;
         self.removals.removals.one();
+        let until = self.removal_ends();
         // It begins here and now, and is applied here before anything else.
         let coherence = &self.context.coherence;
         let told = coherence.told();
         let records: Vec<_> = parts(scope).into_iter().map(|scope| coherence.remove(&self.name, scope)).collect();
         let group = Arc::clone(self);
-        self.in_a_task(async move { Ok(group.removal_round(&records, told).await) }).await
+        self.in_a_task(async move { Ok(group.removal_round(&records, told, until).await) }).await
+    }
+
+    /// Until when a removal that is called now waits for other nodes, whatever it waits for.
+    pub(super) fn removal_ends(&self) -> Moment {
+        self.now() + self.config.removal_timeout
     }
 
     /// Passes where a removal can begin.
@@ -62,72 +69,90 @@ impl<V: Value> Inner<V> {
         receipt.await.unwrap_or(Err(Error::Closed))
     }
 
-    async fn removal_round(self: &Arc<Self>, records: &[Arc<Record>], told: ToldWhom) -> Receipt {
+    async fn removal_round(self: &Arc<Self>, records: &[Arc<Record>], told: ToldWhom, until: Moment) -> Receipt {
         let view = self.context.peers.view_owned();
-        let why_not = self.tell(view.peers(), records).await;
-        self.receipt(records, told, &why_not).await
+        let why_not = self.tell(view.peers(), records, until).await;
+        self.receipt(records, told, &why_not, until).await
     }
 
-    /// Tells peers of removals, all at once: those that can be reached, for as long as a removal may wait.
+    /// Tells peers of removals, all at once: those that can be reached, and waits for their word until then.
     pub(super) async fn tell(
         self: &Arc<Self>,
         peers: impl Iterator<Item = &Arc<Peer>>,
         records: &[Arc<Record>],
+        until: Moment,
     ) -> WhyNot {
         let telling = peers.map(async |peer| {
-            let told = records.iter().map(|record| self.tell_one(peer, record));
+            let told = records.iter().map(|record| self.tell_one(peer, record, until));
             let why = join_all(told).await.into_iter().find_map(Result::err)?;
             Some((peer.name().clone(), why))
         });
         join_all(telling).await.into_iter().flatten().collect()
     }
 
-    /// Tells one peer, and waits for its word for as long as a removal may. The message itself stays under way for
-    /// longer than that.
-    async fn tell_one(self: &Arc<Self>, peer: &Arc<Peer>, record: &Arc<Record>) -> Result<(), String> {
+    /// Tells one peer, and waits for its word until then. The message itself stays under way for longer than that.
+    async fn tell_one(self: &Arc<Self>, peer: &Arc<Peer>, record: &Arc<Record>, until: Moment) -> Result<(), String> {
         let What::One { group, scope } = &record.what else { return Ok(()) };
-        let remove = Remove { id: id_of(&record.span), group: Arc::clone(group), scope: scope.clone() };
+        let (version, asked) = self.before_telling(peer);
+        let remove = Remove { id: id_of(&record.span), group: Arc::clone(group), scope: scope.clone(), version };
         let request = self.context.peers.request(Ask::Remove(remove));
         let (teller, peer, limit) = (Arc::clone(self), Arc::clone(peer), self.config.timeout);
         let (done, outcome) = oneshot::channel();
         let record = Arc::clone(record);
         self.context.tasks.work(Work::Removal, async move {
             if let Ok(outcome) = tokio::time::timeout(limit, peer.call(request)).await {
-                let told = teller.told(&peer, &record.span, outcome);
+                let told = teller.told(&peer, &record.span, asked, outcome);
                 // Nobody waits for it any more: it was late.
                 let _ = done.send(told);
             }
         });
-        let wait = self.config.removal_timeout;
-        match tokio::time::timeout(wait, outcome).await {
+        match tokio::time::timeout(until.since(self.now()), outcome).await {
             Ok(Ok(told)) => told,
             Ok(Err(_)) => Err(String::from("the node is shutting down")),
-            Err(_) => Err(format!("no answer within {wait:?}")),
+            Err(_) => Err(self.no_answer()),
         }
     }
 
-    /// Takes in what a peer says to a removal.
-    pub(super) fn told(&self, peer: &Peer, span: &Span, outcome: Result<Reply, CallError>) -> Result<(), String> {
+    /// Why a peer is pending that has said nothing, in words.
+    pub(super) fn no_answer(&self) -> String {
+        format!("no answer within {:?}", self.config.removal_timeout)
+    }
+
+    /// What a message says that asks for an acknowledgement, and the moment at which it leaves.
+    pub(super) fn before_telling(&self, peer: &Peer) -> (u64, Tick) {
+        let coherence = &self.context.coherence;
+        (coherence.version_of(&peer.run()), coherence.tick())
+    }
+
+    /// Takes in what a peer says to a removal that left at `asked`.
+    pub(super) fn told(
+        &self,
+        peer: &Peer,
+        span: &Span,
+        asked: Tick,
+        outcome: Result<Reply, CallError>,
+    ) -> Result<(), String> {
         let ack = match outcome {
             Ok(Reply::Remove(ack) | Reply::Insert { ack, .. }) => ack,
             Ok(_) => return Err(String::from("the reply does not fit the request")),
             Err(error) => return Err(error.to_string()),
         };
         let Some(ack) = ack else { return Err(String::from("it has not applied the removal")) };
-        if !self.context.coherence.acknowledged(&ack, span) {
-            // It has streams, or lists nodes, of which this node does not know: it will say so in a hello.
+        if !self.context.coherence.acknowledged(&ack, span, asked) {
+            // It has streams, or lists nodes, of which this node does not know, and does not say so by itself.
             peer.greet();
         }
         Ok(())
     }
 
-    /// The receipt of a round. Whom this node has not told itself, and who has to say in a hello first with whom it is
-    /// linked by now, gets as much time again; not who is known to be down.
+    /// The receipt of a round that waits until then, also for whom this node has not told itself, but not for who is
+    /// known to be down.
     pub(super) async fn receipt(
         self: &Arc<Self>,
         records: &[Arc<Record>],
         told: ToldWhom,
         why_not: &WhyNot,
+        until: Moment,
     ) -> Receipt {
         let coherence = &self.context.coherence;
         let spans: Vec<Span> = records.iter().map(|record| record.span.clone()).collect();
@@ -136,7 +161,7 @@ impl<V: Value> Inner<V> {
         };
         let settling = coherence.until(|| !coherence.standing(&spans, &told).into_iter().any(is_waited_for));
         // A time-out is no failure here: it is what the limit is for.
-        let _ = tokio::time::timeout(self.config.removal_timeout, settling).await;
+        let _ = tokio::time::timeout(until.since(self.now()), settling).await;
         let receipt = Receipt::new(Arc::clone(coherence), spans, told, why_not);
         self.removals.pending.add(receipt.pending().count() as u64);
         receipt

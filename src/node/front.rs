@@ -168,14 +168,14 @@ impl Front {
     /// A removal of another node is applied, and said to be. A group that this node does not have (yet) has nothing to
     /// drop here: acknowledged all the same. A client's has no number, and is over with that.
     fn remove(&self, sender: Option<&Sender>, remove: Remove) -> Option<Ack> {
-        let Remove { id, group, scope } = remove;
+        let Remove { id, group, scope, version } = remove;
         if sender.is_none() {
             self.core.registry.take_out(&group, &scope);
             return None;
         }
         let coherence = &self.core.context.coherence;
         let record = Record::one(Span::from(&id), group, scope);
-        coherence.apply(&Arc::new(record)).then(|| coherence.ack())
+        coherence.apply(&Arc::new(record)).then(|| coherence.ack(version))
     }
 
     async fn insert(&self, sender: Option<&Sender>, insert: Insert) -> Result<Reply, Refusal> {
@@ -184,8 +184,9 @@ impl Front {
         match (sender, insert.value.clone().filter(|_| !stores_unasked())) {
             (Some(sender), None) => {
                 let from = Origin::new(sender.name.clone(), sender.incarnation);
+                let version = insert.version;
                 let (stored, is_applied) = group.take_offer(from, insert).await;
-                Ok(Reply::Insert { stored, ack: is_applied.then(|| self.core.context.coherence.ack()) })
+                Ok(Reply::Insert { stored, ack: is_applied.then(|| self.core.context.coherence.ack(version)) })
             }
             (_, Some(value)) => {
                 let terms = ((insert.time_to_live, insert.refresh_after), insert.tags);

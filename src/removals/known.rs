@@ -276,6 +276,11 @@ impl Known {
         }
     }
 
+    /// The version of a node's links that is known here; 0 if none is.
+    pub(crate) fn version_of(&self, of: &Origin) -> u64 {
+        self.state(of).map_or(0, |state| state.version)
+    }
+
     /// A node says that it has applied `span`, while its links were those of `version`. If those are not known here,
     /// nothing is learnt: its next report will say it.
     pub(crate) fn acknowledged(&mut self, by: &Origin, version: u64, span: &Span) {

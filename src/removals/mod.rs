@@ -205,6 +205,11 @@ impl Removals {
         self.known.heard(report, asked);
     }
 
+    /// The version of a peer's links that is known here; 0 if none is.
+    pub(crate) fn version_of(&self, peer: &Origin) -> u64 {
+        self.known.version_of(peer)
+    }
+
     /// Takes in an acknowledgement; see [`Known::acknowledged`].
     pub(crate) fn acknowledged(&mut self, by: &Origin, version: u64, span: &Span) {
         self.known.acknowledged(by, version, span);

@@ -55,20 +55,20 @@ pub(super) fn news_in(
 }
 
 pub(crate) fn remove_reply(ack: Option<&Ack>) -> proto::RemoveReply {
-    let (by, version) = ack_out(ack);
-    proto::RemoveReply { by, version }
+    let (by, version, report) = ack_out(ack);
+    proto::RemoveReply { by, version, report }
 }
 
 pub(crate) fn insert_reply(stored: bool, ack: Option<&Ack>) -> proto::InsertReply {
-    let (by, version) = ack_out(ack);
-    proto::InsertReply { stored, by, version }
+    let (by, version, report) = ack_out(ack);
+    proto::InsertReply { stored, by, version, report }
 }
 
 impl TryFrom<proto::RemoveReply> for Reply {
     type Error = Refusal;
 
     fn try_from(message: proto::RemoveReply) -> Result<Self, Refusal> {
-        Ok(Self::Remove(ack_in(message.by.as_ref(), message.version)?))
+        Ok(Self::Remove(ack_in(message.by.as_ref(), message.version, message.report.as_ref())?))
     }
 }
 
@@ -76,16 +76,19 @@ impl TryFrom<proto::InsertReply> for Reply {
     type Error = Refusal;
 
     fn try_from(message: proto::InsertReply) -> Result<Self, Refusal> {
-        Ok(Self::Insert { stored: message.stored, ack: ack_in(message.by.as_ref(), message.version)? })
+        let ack = ack_in(message.by.as_ref(), message.version, message.report.as_ref())?;
+        Ok(Self::Insert { stored: message.stored, ack })
     }
 }
 
-fn ack_out(ack: Option<&Ack>) -> (Option<proto::Origin>, u64) {
-    (ack.map(|ack| origin_out(&ack.by)), ack.map_or(0, |ack| ack.version))
+fn ack_out(ack: Option<&Ack>) -> (Option<proto::Origin>, u64, Option<proto::Report>) {
+    let Some(Ack { by, version, report }) = ack else { return (None, 0, None) };
+    (Some(origin_out(by)), *version, report.as_ref().map(report_out))
 }
 
-fn ack_in(by: Option<&proto::Origin>, version: u64) -> Result<Option<Ack>, Refusal> {
-    by.map(|by| Ok(Ack { by: origin_in(Some(by))?, version })).transpose()
+fn ack_in(by: Option<&proto::Origin>, version: u64, report: Option<&proto::Report>) -> Result<Option<Ack>, Refusal> {
+    let Some(by) = by else { return Ok(None) };
+    Ok(Some(Ack { by: origin_in(Some(by))?, version, report: report.map(report_in).transpose()? }))
 }
 
 pub(super) fn span_out(span: &Span) -> proto::Span {

@@ -89,7 +89,13 @@ fn remove_request(sender: Option<proto::Sender>, remove: Remove) -> proto::Remov
         Scope::Tag(tag) => WireScope::Tag(key_out(&tag)),
         Scope::Group => WireScope::WholeGroup(proto::WholeGroup {}),
     };
-    proto::RemoveRequest { sender, id: Some(remove.id.into()), group: remove.group.to_string(), scope: Some(scope) }
+    proto::RemoveRequest {
+        sender,
+        id: Some(remove.id.into()),
+        group: remove.group.to_string(),
+        scope: Some(scope),
+        version: remove.version,
+    }
 }
 
 fn insert_request(sender: Option<proto::Sender>, insert: Insert) -> proto::InsertRequest {
@@ -104,6 +110,7 @@ fn insert_request(sender: Option<proto::Sender>, insert: Insert) -> proto::Inser
         time_to_live_us: insert.time_to_live.map(micros),
         refresh_after_us: insert.refresh_after.map(micros),
         tags: insert.tags.into_iter().map(|tag| tag.0).collect(),
+        version: insert.version,
     }
 }
 
@@ -158,7 +165,8 @@ impl TryFrom<proto::RemoveRequest> for Request {
                 return Err(invalid("the removal says not what to remove, or in a way that this node does not know"));
             }
         };
-        let remove = Remove { id: removal_id_in(message.id)?, group: group_in(&message.group)?, scope };
+        let (id, group) = (removal_id_in(message.id)?, group_in(&message.group)?);
+        let remove = Remove { id, group, scope, version: message.version };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Remove(remove) })
     }
 }
@@ -176,6 +184,7 @@ impl TryFrom<proto::InsertRequest> for Request {
             time_to_live: message.time_to_live_us.map(duration),
             refresh_after: message.refresh_after_us.map(duration),
             tags: message.tags.into_iter().map(TagHash).collect(),
+            version: message.version,
         };
         Ok(Self { sender: sender_in(message.sender)?, ask: Ask::Insert(insert) })
     }

@@ -34,7 +34,8 @@ pub(super) fn afters() -> impl Strategy<Value = After> {
 }
 
 pub(super) fn acks() -> impl Strategy<Value = Option<Ack>> {
-    prop::option::of((origins(), any::<u64>()).prop_map(|(by, version)| Ack { by, version }))
+    let ack = (origins(), any::<u64>(), prop::option::of(reports()));
+    prop::option::of(ack.prop_map(|(by, version, report)| Ack { by, version, report }))
 }
 
 pub(super) fn scopes() -> impl Strategy<Value = Scope> {

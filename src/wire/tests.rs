@@ -72,20 +72,19 @@ fn asks() -> impl Strategy<Value = Ask> {
     prop_oneof![
         (terms(), keys(), afters()).prop_map(|(terms, key, after)| Ask::Get(Get { terms, key, after })),
         (terms(), many()).prop_map(|(terms, keys)| Ask::GetMany(GetMany { terms, keys })),
-        (removal_ids(), terms(), scopes()).prop_map(|(id, GetTerms { group, .. }, scope)| Ask::Remove(Remove {
-            id,
-            group,
-            scope
-        })),
+        (removal_ids(), terms(), scopes(), any::<u64>()).prop_map(|(id, GetTerms { group, .. }, scope, version)| {
+            Ask::Remove(Remove { id, group, scope, version })
+        }),
         (
             (removal_ids(), terms()),
             keys(),
             (prop::option::of(values()), tags()),
             [prop::option::of(durations()), prop::option::of(durations())],
+            any::<u64>(),
         )
             .prop_map(
-                |((id, GetTerms { group, schema, .. }), key, (value, tags), [time_to_live, refresh_after])| {
-                    Ask::Insert(Insert { id, group, schema, key, value, time_to_live, refresh_after, tags })
+                |((id, GetTerms { group, schema, .. }), key, (value, tags), [time_to_live, refresh_after], version)| {
+                    Ask::Insert(Insert { id, group, schema, key, value, time_to_live, refresh_after, tags, version })
                 }
             ),
     ]

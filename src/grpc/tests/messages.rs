@@ -62,7 +62,7 @@ pub(super) fn removal_id() -> RemovalId {
 }
 
 pub(super) fn remove(scope: Scope) -> Request {
-    from_a(Ask::Remove(Remove { id: removal_id(), group: Arc::from("users"), scope }))
+    from_a(Ask::Remove(Remove { id: removal_id(), group: Arc::from("users"), scope, version: 0 }))
 }
 
 pub(super) fn insert(value: Bytes) -> Request {
@@ -76,6 +76,7 @@ pub(super) fn insert(value: Bytes) -> Request {
         time_to_live,
         refresh_after: time_to_live.map(|life| life / 2),
         tags: vec![TagHash(7)],
+        version: 0,
     };
     from_a(Ask::Insert(insert))
 }

@@ -55,8 +55,10 @@ struct News {
 enum Message {
     Hello(News, Tick),
     HelloReply(News, Tick),
-    Remove(Arc<Record>),
-    Acknowledged(u64, Span),
+    /// With the version of the receiver's links that is known.
+    Remove(Arc<Record>, u64, Tick),
+    /// With the version of the links, and what the node says of itself if another was known.
+    Acknowledged(u64, Option<Report>, Span, Tick),
     Get(u64, usize, Vec<Span>),
     Answer(u64, Value),
 }
@@ -478,15 +480,20 @@ impl Cluster {
     /// What this end has to tell the other.
     fn news(&mut self, id: u64, end: usize) -> News {
         let (node, peer) = (self.connections[&id].nodes[end], self.connections[&id].ends[1 - end].clone());
-        let bug = self.bug;
         let is_heard = self.connections[&id].is_counted[end];
+        let report = self.report(node);
         let removals = &self.node(node).removals;
-        let mut report = removals.report();
+        let lacking = if is_heard { removals.lacking(&peer, 300) } else { Lacking::Nothing };
+        News { report, relays: removals.relays(&peer), lacking }
+    }
+
+    fn report(&mut self, node: usize) -> Report {
+        let bug = self.bug;
+        let mut report = self.node(node).removals.report();
         if bug == Some(Bug::LinksAreNotReported) {
             report.links = Arc::new([]);
         }
-        let lacking = if is_heard { removals.lacking(&peer, 300) } else { Lacking::Nothing };
-        News { report, relays: removals.relays(&peer), lacking }
+        report
     }
 
     fn send(&mut self, id: u64, from: usize, message: Message) {
@@ -526,7 +533,7 @@ impl Cluster {
                     self.hello(id);
                 }
             }
-            Message::Remove(record) => {
+            Message::Remove(record, known, asked) => {
                 let of = match &record.what {
                     What::One { scope: Scope::Keys(keys), .. } => keys.first().map_or(0, number),
                     _ => self.below(KEYS),
@@ -535,10 +542,15 @@ impl Cluster {
                 let voids = self.bug != Some(Bug::FlightsAreNotVoided);
                 if self.node(node).apply(&record, voids) != Noted::Beyond {
                     let version = self.node(node).removals.version();
-                    self.send(id, 1, Message::Acknowledged(version, record.span.clone()));
+                    let report = (version != known).then(|| self.report(node));
+                    self.send(id, 1, Message::Acknowledged(version, report, record.span.clone(), asked));
                 }
             }
-            Message::Acknowledged(version, span) => self.node(node).removals.acknowledged(&peer, version, &span),
+            Message::Acknowledged(version, report, span, asked) => {
+                let removals = &mut self.node(node).removals;
+                report.inspect(|report| removals.heard(report, Some(asked)));
+                removals.acknowledged(&peer, version, &span);
+            }
             Message::Get(fetch, of, spans) => self.serve(id, fetch, of, &spans),
             Message::Answer(fetch, value) => return self.land(node, fetch, value),
         }
@@ -741,7 +753,10 @@ impl Cluster {
         let dialled = self.connections.iter().filter(|(id, c)| c.nodes[0] == node && self.has_end(**id, 0));
         let dialled: Vec<u64> = dialled.map(|(id, _)| *id).collect();
         for id in dialled {
-            self.send(id, 0, Message::Remove(Arc::clone(&record)));
+            let peer = self.connections[&id].ends[1].clone();
+            let removals = &mut self.node(node).removals;
+            let (known, asked) = (removals.version_of(&peer), removals.tick());
+            self.send(id, 0, Message::Remove(Arc::clone(&record), known, asked));
         }
     }
 
@@ -892,8 +907,10 @@ fn brief(message: &Message) -> String {
     match message {
         Message::Hello(news, _) => format!("hello with {}", brief_news(news)),
         Message::HelloReply(news, _) => format!("reply with {}", brief_news(news)),
-        Message::Remove(record) => format!("remove {} {:?}", record.span.last, record.what),
-        Message::Acknowledged(version, span) => format!("acknowledged {} at version {version}", span.last),
+        Message::Remove(record, ..) => format!("remove {} {:?}", record.span.last, record.what),
+        Message::Acknowledged(version, report, span, _) => {
+            format!("acknowledged {} at version {version}, report: {}", span.last, report.is_some())
+        }
         Message::Get(id, of, spans) => format!("get {id} of k{of} with {} removals", spans.len()),
         Message::Answer(id, value) => format!("answer {id} (began {})", value.began),
     }
