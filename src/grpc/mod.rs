@@ -13,6 +13,7 @@ mod answering;
 mod asking;
 mod client;
 mod codec;
+mod lingering;
 mod server;
 mod stream;
 #[cfg(test)]

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::stream::{self, BoxStream, Stream};
+use futures::{StreamExt as _, TryStreamExt as _};
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ use tonic::{Response, Status};
 use tower_service::Service;
 
 use super::answering::Answers;
+use super::lingering::Lingering;
 use super::{CONCURRENT_STREAMS, CONNECTION_WINDOW, EXCHANGE_PATH, HTTP2_FRAME, STREAM_WINDOW, codec, status_of};
 use crate::batch::Part;
 use crate::clock;
@@ -217,6 +218,9 @@ pub(crate) async fn serve(
     config: NodeConfig,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    // As long as a peer may be silent in any case.
+    let silence = config.keep_alive_interval + config.keep_alive_timeout;
+    let accepted = accepted(listener).map_ok(move |tcp| Lingering::new(tcp, silence));
     Server::builder()
         .http2_keepalive_interval(Some(config.keep_alive_interval))
         .http2_keepalive_timeout(Some(config.keep_alive_timeout))
@@ -224,7 +228,7 @@ pub(crate) async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(HTTP2_FRAME)
         .max_concurrent_streams(CONCURRENT_STREAMS)
-        .serve_with_incoming_shutdown(service, accepted(listener), shutdown.cancelled_owned())
+        .serve_with_incoming_shutdown(service, accepted, shutdown.cancelled_owned())
         .await
 }
 

@@ -129,7 +129,9 @@ pub(super) fn failed_answer(error: Error) -> Answer {
 /// A value that shows where a piece of it went missing.
 pub(super) fn pattern(len: usize) -> Bytes {
     let block: Vec<u8> = (0..=250).collect();
-    block.iter().copied().cycle().take(len).collect::<Vec<_>>().into()
+    let mut pattern = block.repeat(len / block.len() + 1);
+    pattern.truncate(len);
+    pattern.into()
 }
 
 pub(super) fn is_pattern(value: Option<&Bytes>) -> bool {

@@ -3,8 +3,8 @@
 //! `calls.rs` and `asks.rs` are suites that run over each transport: gRPC with an exchange, gRPC with a peer that knows
 //! none, and the in-process network. `only.rs` is what gRPC alone has. `breaks.rs` (connections that end), `limits.rs`
 //! (what is bounded, and who waits for whom), `protocol.rs` (peers that do not keep to it) and `seeded.rs` (anything at
-//! all, by a seed) are about the exchange. `net.rs`, `handlers.rs`, `messages.rs` and `raw.rs` (ends of an exchange
-//! that a test plays by hand) help.
+//! all, by a seed) are about the exchange, `lingering.rs` is about the end of the stream under it. `net.rs`,
+//! `handlers.rs`, `messages.rs` and `raw.rs` (ends of an exchange that a test plays by hand) help.
 //!
 //! Over gRPC there is a proxy in between, which can go silent or reset the connection; the in-process network has links
 //! for that, and a paused clock.
@@ -29,6 +29,7 @@ mod breaks;
 mod calls;
 mod handlers;
 mod limits;
+mod lingering;
 mod messages;
 mod net;
 mod only;
