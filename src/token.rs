@@ -21,7 +21,16 @@ const VERSION: u8 = 1;
 /// service: put it in a cookie or a header there, and hand it to the get here.
 ///
 /// As text it is url-safe, and about 25 characters and four thirds of the length of the node's name long. It says
-/// nothing that is secret; a forged one costs a fetch at most, and a load once per key.
+/// nothing that is secret, and nothing in it shows that it is genuine.
+///
+/// # Tokens of strangers
+///
+/// No get answers with anything wrong because of a token, but a made-up one makes work: nobody can confirm it, so the
+/// key is dropped, fetched and loaded once more, at most once per key and second for the same token, but for **each**
+/// of tokens that differ. Whoever may hand over any number of them can so make every get a load. Therefore:
+///
+/// - take tokens only from those who have just written: out of a signed or encrypted cookie, or a session;
+/// - do not parse what comes from anybody else, or limit how many requests of a client may bring one.
 ///
 /// ```
 /// # use peerage::{GetOptions, Group, Token};

@@ -355,8 +355,11 @@ impl GetOptions {
     }
 
     /// Answers with nothing that is older than the removal that the token stands for, whether or not this node, or the
-    /// key's owner, has heard of it: what is older is dropped first, here and there. A token that nobody can confirm
-    /// costs a fetch, and a load at most once per key and second.
+    /// key's owner, has heard of it: what is older is dropped first, here and there.
+    ///
+    /// A token that nobody can confirm (made up, or of a node that is gone) costs a fetch for each get, and a load at
+    /// most once per key and second. That is for one and the same token: tokens that differ cost a load **each**,
+    /// however often the key was just loaded. See [`Token`] for what to do about those of strangers.
     pub fn no_older_than(mut self, token: Token) -> Self {
         self.no_older_than = Some(token);
         self
