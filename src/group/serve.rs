@@ -161,7 +161,11 @@ impl<V: Value> Inner<V> {
     }
 
     fn answer(&self, landing: Landing<V>, tally: Tally<'_>, received: Moment, now: Moment) -> Result<Answer, Refusal> {
-        let landing = landing.and_then(|landed| Ok((self.to_outcome(&landed, now)?, landed)));
+        let mut told = now;
+        let landing = landing.and_then(|landed| {
+            told = told_as_of(&landed, received, now);
+            Ok((self.to_outcome(&landed, told)?, landed))
+        });
         let outcome = match landing {
             Ok((outcome, landed)) => {
                 tally.answered(&landed.source, landed.value.is_some());
@@ -174,7 +178,7 @@ impl<V: Value> Inner<V> {
                 Outcome::Failed(error)
             }
         };
-        Ok(Answer { outcome, held: now.since(received) })
+        Ok(Answer { outcome, held: told.since(received) })
     }
 
     fn to_outcome(&self, landed: &Landed<V>, now: Moment) -> Result<Outcome, Error> {
@@ -253,6 +257,14 @@ impl<V: Value> Drop for Passage<V> {
             self.group.give_up_unawaited(self.key.as_ref());
         }
     }
+}
+
+/// The moment as of which a peer is told of what landed: now; or, if its life was over before the answer leaves (this
+/// process stood still), the end of it. Nothing is left then, and nothing could say since when: so what has gone by since
+/// counts as the way, and who asked after that end, and waits for the same answer, can tell.
+fn told_as_of<V>(landed: &Landed<V>, received: Moment, now: Moment) -> Moment {
+    // One that is served in its grace is over for everybody, and what its grace has left is told.
+    if landed.failed.is_some() { now } else { now.min(landed.life.hard.max(received)) }
 }
 
 /// A value as it is told to a peer; `grace` is the group's.

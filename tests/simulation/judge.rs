@@ -92,9 +92,7 @@ impl Books {
             self.violated(Promise::Life, format!("{asked:?} was answered by #{number}, {load:?}, which is too old"));
         }
         let now = self.now();
-        // What came while the process stood still is told when it goes on.
-        let has_just_woken = self.was_paused(asked.node, asked.started.at, asked.started.at);
-        if self.is_over(&load, asked) && !has_just_woken {
+        if self.is_over(&load, asked) {
             self.violated(Promise::Life, format!("{asked:?} was answered at {now:?} by #{number}, {load:?}"));
         }
     }
