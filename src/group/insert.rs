@@ -18,7 +18,6 @@ use crate::key::{HashedKey, KeyRef};
 use crate::loader::Loaded;
 use crate::message::{After, Answer, Ask, Copy, GetTerms, Insert, Outcome, Reply, Scope};
 use crate::peers::Peer;
-use crate::planted::{Bug, is_planted};
 use crate::receipt::Receipt;
 use crate::removals::{Origin, Record, Span};
 use crate::shards::{Demand, Keep, Kind, Lead, Look};
@@ -37,7 +36,7 @@ use super::remove::{ToldWhom, WhyNot, id_of};
 #[derive(Debug)]
 pub(super) struct Offered<V> {
     loaded: Loaded<V>,
-    bytes: Bytes,
+    pub(super) bytes: Bytes,
     born: Moment,
     /// The count of removed tags then.
     since: u64,
@@ -145,12 +144,8 @@ impl<V: Value> Inner<V> {
     ) -> (bool, WhyNot) {
         let Some(owner) = owner else { return (false, WhyNot::new()) };
         let span = &records[0].span;
-        let limits = |offer: &Offered<V>| {
-            let pushed = stores_unasked().then(|| offer.bytes.clone());
-            (offer.loaded.time_to_live, offer.loaded.refresh_after, pushed)
-        };
-        let Some((time_to_live, refresh_after, pushed)) = self.offers.with(span.last, key.key.as_bytes(), limits)
-        else {
+        let limits = |offer: &Offered<V>| (offer.loaded.time_to_live, offer.loaded.refresh_after);
+        let Some((time_to_live, refresh_after)) = self.offers.with(span.last, key.key.as_bytes(), limits) else {
             return (false, self.tell([owner].into_iter(), records, until).await);
         };
         let (version, asked) = self.before_telling(owner);
@@ -167,15 +162,9 @@ impl<V: Value> Inner<V> {
             version,
         };
         let wait = until.since(self.now());
-        let outcome = if is_planted(Bug::PushedUnasked) {
-            tokio::time::timeout(wait, self.push(owner, Ask::Insert(Insert { value: pushed, ..insert }))).await
-        } else {
-            let ask = Ask::Insert(insert.clone());
-            let outcome = tokio::time::timeout(wait, owner.call(self.context.peers.request(ask))).await;
-            if is_planted(Bug::InsertsQueued) && !matches!(outcome, Ok(Ok(_))) {
-                self.queue(owner, Insert { value: pushed, ..insert });
-            }
-            outcome
+        let outcome = match self.offer_planted(owner, &insert, wait).await {
+            Some(outcome) => outcome,
+            None => tokio::time::timeout(wait, owner.call(self.context.peers.request(Ask::Insert(insert)))).await,
         };
         let stored = match outcome {
             Ok(Ok(reply)) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
 
 use crate::clock;
 use crate::entry::Value;
@@ -28,8 +29,32 @@ pub(crate) fn stores_unasked() -> bool {
 }
 
 impl<V: Value> Inner<V> {
+    /// Offers a value in the way of a planted bug: it comes with the offer, or is sent again until it gets there. `None`
+    /// if no such bug is planted.
+    pub(super) async fn offer_planted(
+        self: &Arc<Self>,
+        owner: &Arc<Peer>,
+        insert: &Insert,
+        wait: Duration,
+    ) -> Option<Result<Result<Reply, CallError>, Elapsed>> {
+        if !stores_unasked() {
+            return None;
+        }
+        let value = self.offers.with(insert.id.number, insert.key.as_bytes(), |offer| offer.bytes.clone());
+        let pushed = Insert { value, ..insert.clone() };
+        if is_planted(Bug::PushedUnasked) {
+            return Some(tokio::time::timeout(wait, self.push(owner, Ask::Insert(pushed))).await);
+        }
+        let offer = self.context.peers.request(Ask::Insert(insert.clone()));
+        let outcome = tokio::time::timeout(wait, owner.call(offer)).await;
+        if !matches!(outcome, Ok(Ok(_))) {
+            self.queue(owner, pushed);
+        }
+        Some(outcome)
+    }
+
     /// Sends an insert with its value, which stays under way when nobody waits for it any more.
-    pub(super) async fn push(self: &Arc<Self>, owner: &Arc<Peer>, ask: Ask) -> Result<Reply, CallError> {
+    async fn push(self: &Arc<Self>, owner: &Arc<Peer>, ask: Ask) -> Result<Reply, CallError> {
         let (request, owner, limit) = (self.context.peers.request(ask), Arc::clone(owner), self.config.timeout);
         let (done, outcome) = oneshot::channel();
         self.context.tasks.work(Work::Removal, async move {
@@ -41,7 +66,7 @@ impl<V: Value> Inner<V> {
     }
 
     /// Sends an insert again until it gets there.
-    pub(super) fn queue(self: &Arc<Self>, owner: &Arc<Peer>, insert: Insert) {
+    fn queue(self: &Arc<Self>, owner: &Arc<Peer>, insert: Insert) {
         let (group, owner) = (Arc::clone(self), Arc::clone(owner));
         self.context.tasks.service(async move {
             let trying = async {
