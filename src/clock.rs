@@ -69,6 +69,27 @@ fn last_tick() -> i64 {
     tick.tv_sec * 1_000_000_000 + tick.tv_nsec
 }
 
+/// How long the machine has been asleep since it was started, as far as that can be told: time that [`Clock`] does not
+/// count. In a simulation machines do not sleep.
+#[cfg(target_os = "linux")]
+pub(crate) fn asleep() -> Duration {
+    use rustix::time::{ClockId, Timespec, clock_gettime};
+
+    if is_simulated() {
+        return Duration::ZERO;
+    }
+    let nanos = |time: Timespec| i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+    // In this order: a process that is stopped between the two takes that for less sleep, and at the next look for more.
+    let (all, awake) = (nanos(clock_gettime(ClockId::Boottime)), nanos(clock_gettime(ClockId::Monotonic)));
+    Duration::from_nanos(u64::try_from(all - awake).unwrap_or(0))
+}
+
+/// How long the machine has been asleep: elsewhere there is nothing to ask.
+#[cfg(not(target_os = "linux"))]
+pub(crate) const fn asleep() -> Duration {
+    Duration::ZERO
+}
+
 /// A random number in `[0, 1)`, for jitter and for sampling.
 #[expect(clippy::disallowed_methods, reason = "the one place that rolls dice")]
 pub(crate) fn dice() -> f64 {

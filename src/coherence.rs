@@ -228,6 +228,11 @@ impl Coherence {
         self.news.notify_waiters();
     }
 
+    /// Drops all that is held, and voids what is under way. No removal asks for it, and nobody is told.
+    pub(crate) fn let_go(&self) {
+        self.take_out(&What::Everything);
+    }
+
     fn adopt(&self, reaches: &[(Origin, u64)], part: impl FnOnce()) {
         tracing::debug!("removals were missed that are forgotten by now: dropping what is cached");
         self.change(|state| state.begin_adopting(reaches));

@@ -98,6 +98,7 @@ mod peers;
 mod placement;
 #[cfg_attr(not(feature = "test-util"), allow(unreachable_pub, reason = "public with the feature alone"))]
 mod planted;
+mod pulse;
 mod queue;
 mod receipt;
 mod removal;

@@ -107,6 +107,25 @@ impl Latest {
     }
 }
 
+/// A moment that one sets, again and again, and that many read.
+#[derive(Debug)]
+pub(crate) struct Until(AtomicU64);
+
+impl Until {
+    pub(crate) fn new(moment: Moment) -> Self {
+        Self(AtomicU64::new(moment.0))
+    }
+
+    pub(crate) fn set(&self, moment: Moment) {
+        self.0.store(moment.0, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> Moment {
+        Moment(self.0.load(Ordering::Acquire))
+    }
+}
+
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

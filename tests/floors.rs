@@ -17,6 +17,7 @@ const FLOORS: [&[&str]; 6] = [
         "hits",
         "loader",
         "planted",
+        "pulse",
         "receipt",
         "shards",
         "sync",

@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::coherence::Coherence;
 use crate::error::Error;
 use crate::peers::Peers;
+use crate::pulse::Pulse;
 use crate::tasks::Tasks;
 use crate::time::Moment;
 
@@ -15,6 +16,7 @@ pub(crate) struct Context {
     pub(crate) tasks: Arc<Tasks>,
     pub(crate) clock: Clock,
     pub(crate) coherence: Arc<Coherence>,
+    pub(crate) pulse: Pulse,
     pub(crate) max_value_bytes: usize,
 }
 
@@ -25,13 +27,23 @@ impl Context {
         if self.tasks.is_closed() { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Whether a moment is still to come. The time is read only if that depends on it: not for what never comes, nor,
-    /// where nobody can turn the time by hand, for what is a second or more away.
+    /// Whether what is held may be served that is due at a moment: if that is still to come, and this process has not
+    /// stood still. The time is read only if that depends on it: not for what is never due, nor, where nobody can turn
+    /// the time by hand, if both moments are a second or more away.
     #[inline]
-    pub(crate) fn is_to_come(&self, moment: Moment) -> bool {
-        moment == Moment::NEVER
-            || (self.tasks.is_real_time() && self.clock.latest() < moment)
-            || self.clock.now() < moment
+    pub(crate) fn is_to_come(&self, due: Moment) -> bool {
+        let trusted = self.pulse.trusted_until();
+        if due == Moment::NEVER {
+            // To hold that against the time would double what it costs to look at it: the next beat tells.
+            return trusted != Moment::START;
+        }
+        let until = due.min(trusted);
+        (self.tasks.is_real_time() && self.clock.latest() < until) || self.clock.now() < until
+    }
+
+    /// Resolves when what is held may be served, as far as this process's having stood still goes.
+    pub(crate) async fn until_trusted(&self) {
+        self.pulse.until_trusted(|| self.clock.now()).await;
     }
 
     /// Passes where there are timers to wait with, and tasks to spawn.

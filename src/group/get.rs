@@ -186,7 +186,7 @@ impl<V: Value> Inner<V> {
         for (tally, landing) in tallies.into_iter().zip(&landings) {
             count(tally, landing);
         }
-        landings
+        landings.into_iter().map(|landing| landing.map_err(|error| own_limit(error, limit))).collect()
     }
 
     /// The part of a get that needs no wait: a hit, a miss, or the reason why not to go on.
@@ -215,6 +215,10 @@ impl<V: Value> Inner<V> {
         }
         let mut has_joined = has_joined;
         let (mut now, mut left) = (started, limit);
+        if !self.context.pulse.is_trusted(started) {
+            left = self.trusted_within(limit).await?;
+            now = self.now();
+        }
         // Whether the peers do not heed the wish, so that only a load here will do.
         let mut here = false;
         loop {
@@ -255,7 +259,23 @@ impl<V: Value> Inner<V> {
         }
     }
 
+    /// Waits until what is held may be served; what is left of the limit then.
+    #[cold]
+    async fn trusted_within(&self, limit: Duration) -> Result<Duration, Error> {
+        let started = self.now();
+        let waited = tokio::time::timeout(limit, self.context.until_trusted()).await;
+        waited.map_err(|_| Error::Timeout { limit })?;
+        Ok(limit.saturating_sub(self.now().since(started)))
+    }
+
     async fn get_all(self: &Arc<Self>, keys: &[HashedKey], limit: Duration) -> Vec<Landing<V>> {
+        let mut limit = limit;
+        if !self.context.pulse.is_trusted(self.now()) {
+            match self.trusted_within(limit).await {
+                Ok(left) => limit = left,
+                Err(error) => return keys.iter().map(|_| Err(error.clone())).collect(),
+            }
+        }
         let since = self.shards.tags().now();
         let mut departures = self.departures();
         // By key: its place among those that differ; by that, what is known of it at once.

@@ -67,6 +67,9 @@ impl<V: Value> Inner<V> {
     /// What is in the cache is answered at once; the rest is boarded together, for a batch loader's sake.
     fn serve(self: &Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served> {
         let (received, view) = (self.now(), self.context.peers.view_owned());
+        if !self.context.pulse.is_trusted(received) {
+            return wanted.iter().map(|wanted| self.serve_when_trusted(wanted.clone(), nested, received)).collect();
+        }
         let since = self.shards.tags().now();
         let (mut served, mut missing, mut bytes) = (Vec::with_capacity(wanted.len()), Vec::new(), 0);
         for Wanted { key, time_limit, max_age, after } in wanted {
@@ -99,6 +102,23 @@ impl<V: Value> Inner<V> {
             self.serve_missing(missing, &mut served, nested, (received, since));
         }
         served.into_iter().flatten().collect()
+    }
+
+    /// This process has stood still, and is about to hear what it missed: then the key is served as ever.
+    #[cold]
+    fn serve_when_trusted(self: &Arc<Self>, wanted: Wanted, nested: bool, received: Moment) -> Served {
+        let group = Arc::clone(self);
+        let answer = async move {
+            group.context.until_trusted().await;
+            let late = group.now().since(received);
+            let answer = match group.serve(std::slice::from_ref(&wanted), nested, usize::MAX).pop() {
+                Some(Served::Now(answer)) => answer,
+                Some(Served::Later(answer)) => answer.await,
+                None => Err(Refusal::new(RefusalKind::Invalid, "there is no answer")),
+            };
+            answer.map(|answer| Answer { held: answer.held + late, ..answer })
+        };
+        Served::Later(answer.boxed())
     }
 
     /// Boards the loads of what is not in the cache, and fills in the places that were left for them.

@@ -220,6 +220,7 @@ impl NodeBuilder {
         let node = Node::of(core);
         node.core.context.peers.set(members).await?;
         node.core.tend_removals();
+        node.core.mind_pulse();
         node.core.check_itself();
         Ok(node)
     }

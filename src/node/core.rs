@@ -11,6 +11,7 @@ use crate::member::Member;
 use crate::message::{Ask, Incarnation, News, Reply, Sender, Versions};
 use crate::peers::Peers;
 use crate::planted::{Bug, is_planted};
+use crate::pulse::Pulse;
 use crate::removals::Origin;
 use crate::tasks::{ShutdownReport, Tasks};
 use crate::transport::Transport;
@@ -52,8 +53,8 @@ impl Core {
         let coherence = Arc::new(Coherence::new(Origin::new(name, incarnation), Arc::downgrade(&registry) as _));
         let heard = Arc::clone(&coherence);
         let peers = Peers::new(own, sender, clock, Arc::clone(&tasks), heard, transport.clone(), connect_timeout);
-        let context =
-            Context { peers: Arc::new(peers), tasks, clock, coherence, max_value_bytes: config.max_value_bytes };
+        let (peers, pulse, max_value_bytes) = (Arc::new(peers), Pulse::of_nobody(), config.max_value_bytes);
+        let context = Context { peers, tasks, clock, coherence, pulse, max_value_bytes };
         Arc::new(Self {
             context: Arc::new(context),
             registry,

@@ -6,6 +6,7 @@ mod front;
 mod stats;
 #[cfg(feature = "test-util")]
 mod testing;
+mod wake;
 
 use std::fmt;
 use std::sync::{Arc, Weak};

@@ -140,7 +140,7 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
                     if theirs.draining {
                         peer.found_draining();
                     } else {
-                        peer.up(&met.connection, theirs.sender.incarnation);
+                        peer.up(&met.connection, theirs.sender.incarnation, sent);
                     }
                 }
             },

@@ -12,6 +12,7 @@ mod peer;
 mod share;
 #[cfg(feature = "test-util")]
 mod simulated;
+mod wake;
 
 use std::sync::Arc;
 

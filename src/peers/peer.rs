@@ -19,6 +19,7 @@ use crate::time::Moment;
 use crate::transport::{CallError, Connection, Question, Unreachable};
 
 use super::beliefs::Belief;
+use super::wake::Level;
 
 /// How much a new measurement counts in the moving average of the latency: one part in so many.
 const LATENCY_WEIGHT: u64 = 8;
@@ -68,6 +69,8 @@ pub(crate) struct Peer {
     tried: SetOnce<()>,
     /// Wakes the keeper: something has changed.
     news: Notify,
+    /// Since when neither lacks what the other has.
+    pub(super) level: Level,
     /// Whether it should be told hello soon.
     wants_hello: AtomicBool,
     /// Fires when the node is no longer a peer.
@@ -99,6 +102,7 @@ impl Peer {
             latency: AtomicU64::new(0),
             tried: SetOnce::new(),
             news: Notify::new(),
+            level: Level::default(),
             wants_hello: AtomicBool::new(false),
             left: CancellationToken::new(),
         }
@@ -119,7 +123,11 @@ impl Peer {
 
     /// Whether it is known to answer.
     pub(crate) fn is_up(&self) -> bool {
-        self.line().health.state() == PeerState::Up
+        self.state() == PeerState::Up
+    }
+
+    pub(super) fn state(&self) -> PeerState {
+        self.line().health.state()
     }
 
     /// Sends a request over the connection that the keeper made. A peer that is known to be unreachable fails at once;
@@ -267,12 +275,13 @@ impl Peer {
         self.alter(|line| line.connection = None);
     }
 
-    /// The peer, in this run of it, answered our hello on this connection.
-    pub(super) fn up(&self, connection: &Arc<dyn Connection>, run: Incarnation) {
+    /// The peer, in this run of it, answered the hello that was `sent` then on this connection.
+    pub(super) fn up(&self, connection: &Arc<dyn Connection>, run: Incarnation, sent: Moment) {
         // A call may have lost the connection since: then what it once answered counts for nothing.
         if self.uses(connection) {
             let was_up = self.is_up();
             self.line().run = Some(run);
+            self.level.note(sent);
             self.change(|health, _| health.on_up());
             if !was_up {
                 tracing::info!(peer = %self.name(), "peer is up");
@@ -417,6 +426,7 @@ impl Peer {
     fn change(&self, change: impl FnOnce(&mut Health, Moment)) {
         let now = self.clock.now();
         self.alter(|line| change(&mut line.health, now));
+        self.level.tell();
         self.poke();
     }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 use peerage::Error;
+use peerage::simulation::Fault;
 
 use super::books::{Books, Load, Removal, Stamp};
 use super::world::{NOT_FOUND_LIFE, TIMEOUT};
@@ -65,6 +66,11 @@ const TICK: Duration = Duration::from_millis(2);
 /// So long after the last fault nothing is under way any more that began in it: a get at its limit, a peer tried anew.
 const CALM_AFTER: Duration = Duration::from_secs(4);
 
+/// A pause of so long is noticed by who has made it.
+const STILL: Duration = Duration::from_secs(2);
+/// So long after a fault, nodes that it parted have found each other again.
+const RECOVERS: Duration = Duration::from_secs(1);
+
 impl Books {
     pub(crate) fn violated(&mut self, promise: Promise, what: String) {
         self.note(format_args!("{promise:?} is broken: {what}"));
@@ -85,6 +91,11 @@ impl Books {
             let what = format!("{asked:?} was answered by #{number}, {load:?}, after {removal:?}");
             self.violated(Promise::Removed, what);
             self.violations.last_mut().unwrap().is_of_bad_weather = !removal.in_calm;
+        }
+        if let Some(removal) = self.missed(asked, &load).cloned() {
+            let what =
+                format!("{asked:?}, after a pause, was answered by #{number}, {load:?}, in spite of {removal:?}");
+            self.violated(Promise::Removed, what);
         }
         if let (Some(most), Some(began), false) = (asked.max_age, load.began, load.is_insert)
             && began.at + most + TICK < asked.started.at
@@ -192,6 +203,25 @@ impl Books {
                     && !removal.beyond.contains(&asked.node)
         });
         broken.map(|(_, removal)| removal).max_by_key(|removal| removal.in_calm)
+    }
+
+    /// The removal that a process missed while it stood still, after which a get of the time since must not be answered
+    /// by a load, though the receipt names the node: if the pause was one that is noticed, and nothing else was wrong.
+    fn missed(&self, asked: Asked, load: &Load) -> Option<&Removal> {
+        let (began, now) = (load.began?, asked.started);
+        let is_pause = |(fault, since, until): &&(Fault, Duration, Duration)| {
+            *fault == Fault::Pause { node: asked.node } && *until <= now.at && *until >= *since + STILL
+        };
+        let (_, paused, woke) = self.weather.iter().rfind(is_pause)?;
+        let others = self.weather.iter().filter(|(_, since, until)| *since <= now.at && *until + RECOVERS >= *paused);
+        if others.count() > 1 {
+            return None;
+        }
+        self.removals.iter().find(|removal| {
+            removal.covers(asked.key)
+                && began.order < removal.began.order
+                && removal.ended.is_some_and(|ended| ended.at <= *woke && ended.order < now.order)
+        })
     }
 
     /// Whether a value's life was over when it was asked for, and its grace. What is left of a "there is none" is not

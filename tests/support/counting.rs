@@ -173,3 +173,13 @@ pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
+
+/// Lets time go by, exactly so much. In steps: a jump of two seconds is what a process finds that has stood still.
+pub(crate) async fn pass(mut time: Duration) {
+    const STEP: Duration = Duration::from_millis(500);
+    while time > STEP {
+        tokio::time::advance(STEP).await;
+        time -= STEP;
+    }
+    tokio::time::advance(time).await;
+}
