@@ -6,7 +6,6 @@
 //!
 //! With the feature `test-util` alone: a node of a service never passes over anything.
 
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -40,13 +39,11 @@ impl Turns {
     }
 
     /// The same future, which runs when the node does.
+    ///
+    /// It is boxed: what wraps a future moves it, and those of a simulation are moved more often than they are polled.
     pub(crate) fn gate<F: Future>(self: &Arc<Self>, future: F) -> impl Future<Output = F::Output> + use<F> {
-        let turns = Arc::clone(self);
-        async move {
-            let mut future = pin!(future);
-            poll_fn(|context| if turns.passes_over(context) { Poll::Pending } else { future.as_mut().poll(context) })
-                .await
-        }
+        let (turns, mut future) = (Arc::clone(self), Box::pin(future));
+        poll_fn(move |context| if turns.passes_over(context) { Poll::Pending } else { future.as_mut().poll(context) })
     }
 
     /// Whether a task that is about to run is to wait.
@@ -65,6 +62,7 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::time::Duration;
 
     use tokio::time::timeout;

@@ -22,7 +22,7 @@ use crate::transport::{CallError, Connection, Opened, Question, Transport, Unrea
 use crate::wire::{WireRequest, check_size};
 
 use super::links::{Kind, Way};
-use super::recoding::{read, recoded_refusal, send_back};
+use super::recoding::{read, recoded_refusal, send_back, write};
 use super::state::{Line, Shared, State};
 
 /// How long a connection whose pings get no answer stays open: what keep-alive comes to over gRPC.
@@ -161,9 +161,10 @@ impl Wire {
         let limit = self.shared.message_limit;
         let kind = Kind::from(&request.ask);
         let message = WireRequest::from(request);
-        check_size("request", message.encoded_len(), limit)?;
+        let bytes = write(&message);
+        check_size("request", bytes.len(), limit)?;
         self.cross(&self.there, kind).await?;
-        let reply = match read(message) {
+        let reply = match read(&message, bytes) {
             Ok((request, keys)) => {
                 let handler = self.shared.state().handler(&self.line)?;
                 if let Some(sender) = &request.sender {

@@ -11,14 +11,26 @@ use prost::Message;
 use crate::message::{Refusal, RefusalKind, Reply, Request};
 use crate::wire::{self, Gathering, WireRequest, check_size, insert_reply, proto, remove_reply};
 
-/// Reads a request from its bytes; with it, how many keys a reply with many answers has to answer.
-pub(super) fn read(message: WireRequest) -> Result<(Request, usize), Refusal> {
+/// A request as bytes.
+pub(super) fn write(message: &WireRequest) -> Bytes {
+    Bytes::from(match message {
+        WireRequest::Hello(message) => message.encode_to_vec(),
+        WireRequest::Get(message) => message.encode_to_vec(),
+        WireRequest::GetMany(message) => message.encode_to_vec(),
+        WireRequest::Remove(message) => message.encode_to_vec(),
+        WireRequest::Insert(message) => message.encode_to_vec(),
+    })
+}
+
+/// Reads a request from its bytes; with it, how many keys a reply with many answers has to answer. Of the message
+/// itself it takes the kind, and that count.
+pub(super) fn read(message: &WireRequest, bytes: Bytes) -> Result<(Request, usize), Refusal> {
     match message {
-        WireRequest::Hello(message) => Ok((recoded(&message)?.try_into()?, 0)),
-        WireRequest::Get(message) => Ok((recoded(&message)?.try_into()?, 0)),
-        WireRequest::GetMany(message) => Ok((recoded(&message)?.try_into()?, message.keys.len())),
-        WireRequest::Remove(message) => Ok((recoded(&message)?.try_into()?, 0)),
-        WireRequest::Insert(message) => Ok((recoded(&message)?.try_into()?, 0)),
+        WireRequest::Hello(_) => Ok((decoded::<proto::Hello>(bytes)?.try_into()?, 0)),
+        WireRequest::Get(_) => Ok((decoded::<proto::GetRequest>(bytes)?.try_into()?, 0)),
+        WireRequest::GetMany(message) => Ok((decoded::<proto::GetManyRequest>(bytes)?.try_into()?, message.keys.len())),
+        WireRequest::Remove(_) => Ok((decoded::<proto::RemoveRequest>(bytes)?.try_into()?, 0)),
+        WireRequest::Insert(_) => Ok((decoded::<proto::InsertRequest>(bytes)?.try_into()?, 0)),
     }
 }
 
@@ -40,12 +52,16 @@ pub(super) fn send_back(reply: Reply, keys: usize, limit: usize) -> Result<Reply
 }
 
 fn fitting<M: Message + Default>(message: &M, limit: usize) -> Result<M, Refusal> {
-    check_size("reply", message.encoded_len(), limit)?;
-    recoded(message)
+    let bytes = message.encode_to_vec();
+    check_size("reply", bytes.len(), limit)?;
+    decoded(Bytes::from(bytes))
 }
 
 fn recoded<M: Message + Default>(message: &M) -> Result<M, Refusal> {
-    let bytes = Bytes::from(message.encode_to_vec());
+    decoded(Bytes::from(message.encode_to_vec()))
+}
+
+fn decoded<M: Message + Default>(bytes: Bytes) -> Result<M, Refusal> {
     M::decode(bytes).map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))
 }
 

@@ -22,7 +22,7 @@ use crate::member::NodeName;
 use crate::removal::Incarnation;
 
 use super::record::{Origin, Span};
-use super::seen::Seen;
+use super::seen::{Noted, Seen};
 
 /// So many nodes that are part of nobody's everybody are remembered.
 const MAX_STRANGERS: usize = 1024;
@@ -95,14 +95,18 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn bury(&mut self, incarnation: Incarnation) {
+    /// Says whether that is news.
+    fn bury(&mut self, incarnation: Incarnation) -> bool {
+        let states = self.states.len();
         self.states.retain(|state| state.incarnation != incarnation);
-        if !self.dead.contains(&incarnation) {
+        let is_known = self.dead.contains(&incarnation);
+        if !is_known {
             if self.dead.len() >= MAX_DEAD {
                 self.dead.remove(0);
             }
             self.dead.push(incarnation);
         }
+        !is_known || self.states.len() < states
     }
 
     fn state(&self, incarnation: Incarnation) -> Option<&State> {
@@ -221,44 +225,49 @@ impl Known {
             .collect()
     }
 
-    /// Takes in a report. `asked` is given if it came from the node itself, in answer to what left at that moment.
-    pub(crate) fn heard(&mut self, report: &Report, asked: Option<Tick>) {
+    /// Takes in a report. `asked` is given if it came from the node itself, in answer to what left at that moment. Says
+    /// whether there was any news in it: most reports repeat what is known.
+    pub(crate) fn heard(&mut self, report: &Report, asked: Option<Tick>) -> bool {
         if report.of.name == self.me.name {
-            return;
+            return false;
         }
         let now = self.tick();
-        self.judgement.take();
         let peer = self.peers.entry(report.of.name.clone()).or_default();
-        report.dead.iter().for_each(|&incarnation| peer.bury(incarnation));
-        if peer.dead.contains(&report.of.incarnation) {
-            return;
-        }
-        let Report { of, version, links, seen, .. } = report;
-        match peer.states.iter_mut().find(|state| state.incarnation == of.incarnation) {
-            Some(state) => {
-                if *version >= state.version {
-                    (state.version, state.links) = (*version, Arc::clone(links));
+        let mut is_judged_anew = report.dead.iter().fold(false, |is_new, &dead| peer.bury(dead) | is_new);
+        let mut has_more = false;
+        if !peer.dead.contains(&report.of.incarnation) {
+            let Report { of, version, links, seen, .. } = report;
+            match peer.states.iter_mut().find(|state| state.incarnation == of.incarnation) {
+                Some(state) => {
+                    if *version >= state.version && state.links != *links {
+                        state.links = Arc::clone(links);
+                        is_judged_anew = true;
+                    }
+                    state.version = state.version.max(*version);
+                    // Whichever is the later report: in one incarnation, what was applied stays so.
+                    has_more = state.seen.merge(seen);
+                    state.heard = now;
                 }
-                // Whichever is the later report: in one incarnation, what was applied stays so.
-                state.seen.merge(seen);
-                state.heard = now;
+                None => {
+                    let (incarnation, version, links) = (of.incarnation, *version, Arc::clone(links));
+                    peer.states.push(State { incarnation, version, links, seen: seen.clone(), heard: now });
+                    is_judged_anew = true;
+                }
             }
-            None => peer.states.push(State {
-                incarnation: of.incarnation,
-                version: *version,
-                links: Arc::clone(links),
-                seen: seen.clone(),
-                heard: now,
-            }),
+            if let Some(asked) = asked {
+                is_judged_anew |= self.confirm(&report.of, asked);
+            }
         }
-        if let Some(asked) = asked {
-            self.confirm(&report.of, asked);
+        if is_judged_anew {
+            self.judgement.take();
+            self.forget_strangers();
         }
-        self.forget_strangers();
+        is_judged_anew || has_more
     }
 
     /// The incarnation that answers what was asked at a moment has outlived all others heard of before that moment.
-    fn confirm(&mut self, of: &Origin, asked: Tick) {
+    /// Says whether that is news.
+    fn confirm(&mut self, of: &Origin, asked: Tick) -> bool {
         let of_it = |link: &&Link| link.name == of.name && link.incarnation.is_some();
         let heard_then = self.peers.values().flat_map(|peer| &peer.states).filter(|state| state.heard <= asked);
         let mut others: Vec<Incarnation> =
@@ -266,14 +275,17 @@ impl Known {
         others.extend(self.met.get(&of.name).filter(|(_, at)| *at <= asked).map(|(incarnation, _)| *incarnation));
         let peer = self.peers.entry(of.name.clone()).or_default();
         others.extend(peer.states.iter().filter(|state| state.heard <= asked).map(|state| state.incarnation));
+        let mut is_new = false;
         for other in others.into_iter().filter(|other| *other != of.incarnation) {
-            peer.bury(other);
+            is_new |= peer.bury(other);
         }
         if self.met.get(&of.name).is_some_and(|(incarnation, _)| peer.dead.contains(incarnation)) {
             let now = self.now;
             self.met.insert(of.name.clone(), (of.incarnation, now));
             self.version += 1;
+            is_new = true;
         }
+        is_new
     }
 
     /// The version of a node's links that is known here; 0 if none is.
@@ -282,13 +294,12 @@ impl Known {
     }
 
     /// A node says that it has applied `span`, while its links were those of `version`. If those are not known here,
-    /// nothing is learnt: its next report will say it.
-    pub(crate) fn acknowledged(&mut self, by: &Origin, version: u64, span: &Span) {
+    /// nothing is learnt: its next report will say it. Says whether anything was.
+    pub(crate) fn acknowledged(&mut self, by: &Origin, version: u64, span: &Span) -> bool {
         let peer = self.peers.entry(by.name.clone()).or_default();
         let state = peer.states.iter_mut().find(|state| state.incarnation == by.incarnation);
-        if let Some(state) = state.filter(|state| state.version == version) {
-            state.seen.note(span);
-        }
+        let state = state.filter(|state| state.version == version);
+        state.is_some_and(|state| state.seen.note(span) == Noted::New)
     }
 
     fn state(&self, of: &Origin) -> Option<&State> {

@@ -139,12 +139,16 @@ impl Log {
     }
 
     /// What somebody lacks who has applied `seen`: about `bytes` of it, and at least one record.
-    pub(crate) fn lacking(&self, seen: &Seen, bytes: usize) -> Lacking {
+    pub(crate) fn lacking<'a>(&'a self, seen: &Seen, bytes: usize) -> Lacking {
         if !self.is_within_reach(seen) {
             return Lacking::BehindReach(self.reaches());
         }
         let (mut records, mut room) = (Vec::new(), bytes);
-        for record in self.lines.values().flat_map(|line| line.coarse.iter().chain(line.exact.values())) {
+        let beyond_mark = |(origin, line): (&Origin, &'a Line)| {
+            let mark = seen.mark(origin);
+            line.coarse.iter().chain(line.exact.range(mark + 1..).map(|(_, record)| record))
+        };
+        for record in self.lines.iter().flat_map(beyond_mark) {
             if seen.has_all(&record.span) {
                 continue;
             }

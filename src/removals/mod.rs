@@ -78,6 +78,8 @@ pub(crate) struct Removals {
     /// what was adopted without records.
     bare: BTreeMap<Origin, u64>,
     carried: Carried,
+    /// Whether anything has changed that could make a removal complete.
+    has_news: bool,
     /// The number of this node's that has to be complete, and out of the log, before lines of dead incarnations go:
     /// who was not there then lacks it, and is behind the reach.
     marker: Option<u64>,
@@ -95,6 +97,7 @@ impl Removals {
             tombstones: Tombstones::new(limits.tombstones),
             bare: BTreeMap::new(),
             carried: Carried::default(),
+            has_news: false,
             marker: None,
         }
     }
@@ -122,6 +125,7 @@ impl Removals {
         if self.look(&record.span) == Noted::New {
             self.seen.note(&record.span);
             self.log.push(record);
+            self.has_news = true;
         }
     }
 
@@ -202,7 +206,7 @@ impl Removals {
 
     /// Takes in a report; see [`Known::heard`].
     pub(crate) fn heard(&mut self, report: &Report, asked: Option<Tick>) {
-        self.known.heard(report, asked);
+        self.has_news |= self.known.heard(report, asked);
     }
 
     /// The version of a peer's links that is known here; 0 if none is.
@@ -212,19 +216,22 @@ impl Removals {
 
     /// Takes in an acknowledgement; see [`Known::acknowledged`].
     pub(crate) fn acknowledged(&mut self, by: &Origin, version: u64, span: &Span) {
-        self.known.acknowledged(by, version, span);
+        self.has_news |= self.known.acknowledged(by, version, span);
     }
 
     pub(crate) fn list(&mut self, names: impl IntoIterator<Item = NodeName>) {
         self.known.list(names);
+        self.has_news = true;
     }
 
     pub(crate) fn open(&mut self, peer: &Origin) {
         self.known.open(peer);
+        self.has_news = true;
     }
 
     pub(crate) fn close(&mut self, peer: &Origin) {
         self.known.close(peer);
+        self.has_news = true;
     }
 
     /// What `peer` lacks, by its report (which was [`heard`](Self::heard)): about `bytes` of it. A peer that was not
@@ -253,6 +260,7 @@ impl Removals {
 
     /// Last step: nothing is held here, so everything up to the reaches may be claimed.
     pub(crate) fn adopt(&mut self, reaches: &[(Origin, u64)]) {
+        self.has_news = true;
         for (origin, reach) in reaches {
             if self.seen.mark(origin) < *reach {
                 self.seen.adopt(origin, *reach);
@@ -299,6 +307,9 @@ impl Removals {
 
     /// After news: lets go of the tombstones and records that are complete.
     pub(crate) fn drain(&mut self) {
+        if !std::mem::take(&mut self.has_news) {
+            return;
+        }
         let stable = self.known.stable(&self.seen);
         for (origin, &mark) in stable.iter().filter(|(_, mark)| **mark > 0) {
             let bare = self.bare.entry(origin.clone()).or_default();

@@ -28,6 +28,7 @@ impl Removals {
     /// Takes an incarnation to have applied this, too.
     pub(crate) fn presume(&mut self, of: &Origin, seen: &Seen) {
         self.known.presume(of, seen);
+        self.has_news = true;
     }
 }
 
@@ -39,12 +40,16 @@ impl Known {
     fn seen_by_any(&self, name: &NodeName) -> Seen {
         let mut sum = Seen::default();
         let states = self.peers.get(name).into_iter().flat_map(|peer| &peer.states);
-        states.for_each(|state| sum.merge(&state.seen));
+        for state in states {
+            sum.merge(&state.seen);
+        }
         sum
     }
 
     fn presume(&mut self, of: &Origin, seen: &Seen) {
         let states = self.peers.get_mut(&of.name).into_iter().flat_map(|peer| &mut peer.states);
-        states.filter(|state| state.incarnation == of.incarnation).for_each(|state| state.seen.merge(seen));
+        for state in states.filter(|state| state.incarnation == of.incarnation) {
+            state.seen.merge(seen);
+        }
     }
 }

@@ -112,13 +112,19 @@ impl Seen {
     }
 
     /// Claims all that `other` claims: two reports of one node, or what a node adopts after it has dropped everything.
-    pub(crate) fn merge(&mut self, other: &Self) {
+    /// Says whether that was more than before.
+    pub(crate) fn merge(&mut self, other: &Self) -> bool {
+        let mut is_more = false;
         for (origin, theirs) in &other.lines {
-            self.adopt(origin, theirs.mark);
+            if self.mark(origin) < theirs.mark {
+                self.adopt(origin, theirs.mark);
+                is_more = true;
+            }
             for &number in &theirs.above {
-                self.note(&Span::one(origin.clone(), number));
+                is_more |= self.note(&Span::one(origin.clone(), number)) == Noted::New;
             }
         }
+        is_more
     }
 
     /// Claims everything of `origin` up to `mark`.
