@@ -119,6 +119,9 @@ impl Plan {
             events.extend(stories);
             Setup::ask_for_more(&mut events, &mut dice);
         }
+        if seed % 8 == 6 {
+            events.extend(stories::tell_of_a_pause(&setup, seed));
+        }
         events.sort_by_key(|event| event.at);
         Self { seed, chance: seed, setup, events }
     }

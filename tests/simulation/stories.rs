@@ -38,6 +38,18 @@ pub(super) fn tell(setup: &Setup, dice: &mut Dice) -> Vec<Timed> {
     events
 }
 
+/// A story of its own, in calm weather and by dice of its own: a process stands still for long enough to notice, and is
+/// asked before anything else in it runs.
+pub(super) fn tell_of_a_pause(setup: &Setup, seed: u64) -> Vec<Timed> {
+    let (mut events, mut dice) = (Vec::new(), Dice::new(!seed));
+    let mut nodes: Vec<usize> = (0..setup.nodes).collect();
+    shuffle(&mut nodes, &mut dice);
+    let keys = (0..setup.keys).collect();
+    let begin = SPELLS[0].1 + dice.between(1_050, 1_300);
+    Story { setup, dice: &mut dice, events: &mut events, begin, nodes, keys }.stood_still();
+    events
+}
+
 fn shuffle<T>(all: &mut [T], dice: &mut Dice) {
     for at in (1..all.len()).rev() {
         all.swap(at, dice.below(at + 1));
@@ -73,6 +85,19 @@ impl Story<'_> {
 
     fn fault(&mut self, from: u64, to: u64, fault: Fault) {
         self.at(from, Event::Fault(fault, Duration::from_millis(to - from)));
+    }
+
+    /// One stands still while the keys are removed, and is asked meanwhile, and when it goes on.
+    fn stood_still(&mut self) {
+        let (remover, troubled) = (self.remover(), self.troubled());
+        let over = 100 + self.dice.between(2_000, 2_600);
+        self.asked(0, &[troubled]);
+        self.fault(100, over, Fault::Pause { node: troubled });
+        self.asked(150, &[troubled]);
+        self.removed(200 + over / 3, remover);
+        for after in [0, 30, 200] {
+            self.asked(over + after, &[troubled]);
+        }
     }
 
     /// All of these nodes ask for the keys, at about that time.
