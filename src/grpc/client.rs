@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tonic::codegen::StdError;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -47,12 +49,20 @@ impl Transport for GrpcTransport {
     }
 }
 
-async fn open(address: &str, config: &NodeConfig) -> Result<Opened, tonic::codegen::StdError> {
-    let endpoint = endpoint(address, config)?;
+async fn open(address: &str, config: &NodeConfig) -> Result<Opened, StdError> {
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
+    open_on(tcp, address, config).await
+}
+
+/// The same on a stream that is there.
+pub(crate) async fn open_on<S>(stream: S, address: &str, config: &NodeConfig) -> Result<Opened, StdError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let endpoint = endpoint(address, config)?;
     let signs = Signs::default();
-    let channel = endpoint.connect_with_connector(OneStream::new(tcp, &signs)).await?;
+    let channel = endpoint.connect_with_connector(OneStream::new(stream, &signs)).await?;
     signs.wait_for_greeting().await?;
     let limit = wire::message_limit(config.max_value_bytes);
     let unary = Unary::new(channel.clone(), limit, signs.clone());

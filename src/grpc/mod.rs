@@ -32,6 +32,8 @@ use crate::wire::{self, proto};
 pub(crate) use client::GrpcTransport;
 pub use server::PeerService;
 pub(crate) use server::serve;
+#[cfg(test)]
+pub(crate) use {client::open_on, server::serve_on};
 
 /// Where the exchange is found.
 const EXCHANGE_PATH: &str = "/peerage.v1.Peerage/Exchange";

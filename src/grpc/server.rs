@@ -18,6 +18,7 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream, Stream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -25,6 +26,7 @@ use tonic::codec::Streaming;
 use tonic::codegen::http;
 use tonic::server::{NamedService, StreamingService};
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic::{Response, Status};
 use tower_service::Service;
 
@@ -220,7 +222,20 @@ pub(crate) async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     // As long as a peer may be silent in any case.
     let silence = config.keep_alive_interval + config.keep_alive_timeout;
-    let accepted = accepted(listener).map_ok(move |tcp| Lingering::new(tcp, silence));
+    let incoming = accepted(listener).map_ok(move |tcp| Lingering::new(tcp, silence));
+    serve_on(incoming, service, config, shutdown).await
+}
+
+/// The same on whatever connections come in.
+pub(crate) async fn serve_on<S>(
+    incoming: impl Stream<Item = Result<S, Infallible>>,
+    service: PeerService,
+    config: NodeConfig,
+    shutdown: CancellationToken,
+) -> Result<(), tonic::transport::Error>
+where
+    S: AsyncRead + AsyncWrite + Connected + Send + Unpin + 'static,
+{
     Server::builder()
         .http2_keepalive_interval(Some(config.keep_alive_interval))
         .http2_keepalive_timeout(Some(config.keep_alive_timeout))
@@ -228,7 +243,7 @@ pub(crate) async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(HTTP2_FRAME)
         .max_concurrent_streams(CONCURRENT_STREAMS)
-        .serve_with_incoming_shutdown(service, accepted, shutdown.cancelled_owned())
+        .serve_with_incoming_shutdown(service, incoming, shutdown.cancelled_owned())
         .await
 }
 

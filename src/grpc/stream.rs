@@ -14,7 +14,6 @@ use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::Uri;
 use tower_service::Service;
@@ -45,18 +44,18 @@ fn closed() -> io::Error {
 }
 
 /// A connector that hands out the stream it was made with, once.
-pub(super) struct OneStream(Option<Stream>);
+pub(super) struct OneStream<S>(Option<Stream<S>>);
 
-impl OneStream {
-    pub(super) fn new(tcp: TcpStream, signs: &Signs) -> Self {
+impl<S> OneStream<S> {
+    pub(super) fn new(tcp: S, signs: &Signs) -> Self {
         Self(Some(Stream { tcp, signs: signs.clone() }))
     }
 }
 
-impl Service<Uri> for OneStream {
-    type Response = TokioIo<Stream>;
+impl<S> Service<Uri> for OneStream<S> {
+    type Response = TokioIo<Stream<S>>;
     type Error = io::Error;
-    type Future = Ready<io::Result<TokioIo<Stream>>>;
+    type Future = Ready<io::Result<TokioIo<Stream<S>>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -68,18 +67,18 @@ impl Service<Uri> for OneStream {
 }
 
 /// A TCP stream that gives [`Signs`] of what happens to it.
-pub(super) struct Stream {
-    tcp: TcpStream,
+pub(super) struct Stream<S> {
+    tcp: S,
     signs: Signs,
 }
 
-impl Drop for Stream {
+impl<S> Drop for Stream<S> {
     fn drop(&mut self) {
         self.signs.closed.cancel();
     }
 }
 
-impl AsyncRead for Stream {
+impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
@@ -90,7 +89,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tcp).poll_write(cx, buf)
     }

@@ -177,6 +177,12 @@ impl NodeBuilder {
     /// # Errors
     /// As [`start`](Self::start), but that nothing is listened at.
     pub async fn mount(self) -> Result<(Node, PeerService), StartError> {
+        let transport = Arc::new(GrpcTransport::new(self.config.clone()));
+        self.mount_on(transport).await
+    }
+
+    /// The same with other ways to connect.
+    pub(super) async fn mount_on(self, transport: Arc<dyn Transport>) -> Result<(Node, PeerService), StartError> {
         self.check()?;
         if self.address.ends_with(":0") {
             let advice = "name the port that the application's server listens at";
@@ -185,7 +191,7 @@ impl NodeBuilder {
         }
         let own = self.own(None)?;
         let config = self.config.clone();
-        let core = self.core(own, Arc::new(GrpcTransport::new(config.clone())))?;
+        let core = self.core(own, transport)?;
         let members = self.members(&core)?;
         let service =
             PeerService::new(Arc::new(Front::new(Arc::clone(&core))), &config, core.tasks().stopping().clone());

@@ -6,6 +6,8 @@ mod front;
 mod stats;
 #[cfg(feature = "test-util")]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod wake;
 
 use std::fmt;
