@@ -1,10 +1,10 @@
-//! Whole nodes over gRPC, with HTTP/2 and all, on a network that turmoil simulates: partitions, links that hold back what
-//! they carry, hosts that crash and come back. Judged by the contract of removals.
+//! Whole nodes over gRPC, with HTTP/2 and all, on a network that turmoil simulates: partitions, links that hold back
+//! what they carry, hosts that crash and come back. Judged by the contract of removals.
 //!
 //! Smaller than the simulations on the in-process network (`tests/simulation/`): here it is about the rooms of the
-//! transport, which those leave out. A seed gives the same weather, the same latencies and the same dice of ours; but what
-//! tonic's own `select!`s pick among what is ready at once is up to tokio, which lets nobody seed that in a stable build.
-//! So a run that fails may have to be played some times more.
+//! transport, which those leave out. A seed gives the same weather, the same latencies and the same dice of ours; but
+//! what tonic's own `select!`s pick among what is ready at once is up to tokio, which lets nobody seed that in a
+//! stable build. So a run that fails may have to be played some times more.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

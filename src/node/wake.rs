@@ -1,9 +1,10 @@
 //! What a node does when its process has stood still.
 //!
-//! The service here beats. If a beat finds that there was none for too long, the store is not trusted until hellos have
-//! brought from the peers what was missed. Gets wait for that meanwhile: to load instead what most likely is there still
-//! would cost the source, when many nodes wake together, what a cold start does. The wait has a bound: from whom it does
-//! not reach in time this node is cut off, and it serves its own callers as one that is cut off does.
+//! The service here beats. If a beat finds that there was none for too long, the store is not trusted until hellos
+//! have brought from the peers what was missed. Gets wait for that meanwhile: to load instead what most likely is
+//! there still would cost the source, when many nodes wake together, what a cold start does. The wait has a bound:
+//! from whom it does not reach in time this node is cut off, and it serves its own callers as one that is cut off
+//! does.
 
 use std::sync::Arc;
 
