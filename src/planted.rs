@@ -13,6 +13,12 @@ pub enum Bug {
     NoTombstone,
     /// The same, but for a moment.
     TombstonesExpire,
+    /// A removal that is called while the same is under way on its node becomes that one.
+    RemovalsMerged,
+    /// A clear is told by a number, and who has heard of a larger one has had it.
+    ClearByNumber,
+    /// Copies do not bear the tags of what they are copies of.
+    TagsStayHome,
     /// Who asks for a key does not tell which removals of it the answer has to heed.
     RemovalStaysHome,
     /// Who comes after a removal joins a flight that had begun before.
@@ -40,9 +46,12 @@ pub enum Bug {
 #[cfg(feature = "test-util")]
 impl Bug {
     /// Each of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::NoTombstone,
         Self::TombstonesExpire,
+        Self::RemovalsMerged,
+        Self::ClearByNumber,
+        Self::TagsStayHome,
         Self::RemovalStaysHome,
         Self::VoidedIsJoined,
         Self::FreshLife,

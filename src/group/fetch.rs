@@ -252,7 +252,7 @@ impl<V: Value> Inner<V> {
         let keep = lasts && self.config.hot_share > 0.0 && (lead.succeeds() || clock::dice() * KEEP_ONE_IN < 1.0);
         // What is kept is copied first: a slice would keep the whole message that it came in alive.
         let bytes = if keep { Bytes::copy_from_slice(&copy.value) } else { copy.value };
-        let tagged = Tagged::new(lead.since(), &copy.tags);
+        let tagged = if is_planted(Bug::TagsStayHome) { None } else { Tagged::new(lead.since(), &copy.tags) };
         let (value, weight) = self.decode(bytes)?;
         let end = |left: Option<Duration>| left.map_or(Moment::NEVER, |left| at + left);
         let grace = self.config.grace;

@@ -1,18 +1,23 @@
-//! What planted bugs make of inserts: see `planted.rs` of the crate.
+//! What planted bugs make of removals and inserts: see `planted.rs` of the crate.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::oneshot;
 use tokio::time::error::Elapsed;
 
 use crate::clock;
 use crate::entry::Value;
+use crate::error::Error;
 use crate::key::HashedKey;
-use crate::message::{Ask, Insert, Reply};
+use crate::message::{Ask, Insert, Reply, Scope};
 use crate::peers::Peer;
 use crate::planted::{Bug, is_planted};
+use crate::receipt::Receipt;
 use crate::tasks::Work;
 use crate::transport::CallError;
 
@@ -26,6 +31,14 @@ const TRIED_AFTER: Duration = Duration::from_millis(400);
 /// Whether an owner stores what it did not ask for.
 pub(crate) fn stores_unasked() -> bool {
     is_planted(Bug::PushedUnasked) || is_planted(Bug::InsertsQueued)
+}
+
+/// A removal that is under way.
+type Alone = BoxFuture<'static, Result<Receipt, Error>>;
+
+thread_local! {
+    /// The removals that are under way: whose, and what each takes out.
+    static ROUNDS: RefCell<Vec<(u64, Scope, WeakShared<Alone>)>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<V: Value> Inner<V> {
@@ -51,6 +64,21 @@ impl<V: Value> Inner<V> {
             self.queue(owner, pushed);
         }
         Some(outcome)
+    }
+
+    /// A removal, or the same one if it is under way on this node.
+    pub(super) fn removed_together(self: &Arc<Self>, scope: Scope) -> Shared<Alone> {
+        ROUNDS.with_borrow_mut(|rounds| {
+            rounds.retain(|(.., round)| round.upgrade().is_some_and(|round| round.peek().is_none()));
+            let same = rounds.iter().find(|(group, other, _)| (*group, other) == (self.id, &scope));
+            if let Some(round) = same.and_then(|(.., round)| round.upgrade()) {
+                return round;
+            }
+            let (group, what) = (Arc::clone(self), scope.clone());
+            let round = async move { group.remove_alone(what).await }.boxed().shared();
+            rounds.extend(round.downgrade().map(|weak| (self.id, scope, weak)));
+            round
+        })
     }
 
     /// Sends an insert with its value, which stays under way when nobody waits for it any more.

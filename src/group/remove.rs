@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::member::NodeName;
 use crate::message::{Ask, RemovalId, Remove, Reply, Scope};
 use crate::peers::Peer;
+use crate::planted::{Bug, is_planted};
 use crate::receipt::Receipt;
 use crate::removals::{Record, Span, Standing, Tick, What};
 use crate::tasks::Work;
@@ -34,6 +35,13 @@ pub(super) type ToldWhom = BTreeMap<NodeName, bool>;
 impl<V: Value> Inner<V> {
     /// Takes keys, or everything, out of every cache of the cluster.
     pub(super) async fn remove(self: &Arc<Self>, scope: Scope) -> Result<Receipt, Error> {
+        if is_planted(Bug::RemovalsMerged) {
+            return self.removed_together(scope).await;
+        }
+        self.remove_alone(scope).await
+    }
+
+    pub(super) async fn remove_alone(self: &Arc<Self>, scope: Scope) -> Result<Receipt, Error> {
         self.check_removal()?;
         self.removals.removals.one();
         let until = self.removal_ends();

@@ -170,6 +170,11 @@ impl Log {
         self.lines.iter().map(|(origin, line)| (origin.clone(), line.reach)).filter(|(_, reach)| *reach > 0).collect()
     }
 
+    /// The records that are there as they were issued.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.lines.values().flat_map(|line| line.exact.values()).map(Arc::as_ref)
+    }
+
     /// Up to `reach`, nothing can be had here: what is adopted from another log's reach comes without records.
     pub(crate) fn adopt(&mut self, origin: &Origin, reach: u64) {
         let line = self.lines.entry(origin.clone()).or_default();

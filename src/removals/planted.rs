@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::member::NodeName;
+use crate::removal::Scope;
 
 use super::known::Known;
-use super::record::Origin;
+use super::log::Log;
+use super::record::{Origin, Record, What};
 use super::seen::Seen;
 use super::{Removals, Tombstones};
 
@@ -13,6 +15,11 @@ impl Removals {
     /// No question carries anything that has been removed so far.
     pub(crate) fn drop_tombstones(&mut self) {
         self.tombstones = Tombstones::new(self.limits.tombstones);
+    }
+
+    /// Whether another node's clear has a smaller number than one that has been applied here.
+    pub(crate) fn outnumbers(&self, record: &Record) -> bool {
+        record.span.origin != self.me && record.clears().is_some_and(|group| self.log.has_larger_clear(group, record))
     }
 
     /// Whom this node lists itself, and this node.
@@ -50,6 +57,23 @@ impl Known {
         let states = self.peers.get_mut(&of.name).into_iter().flat_map(|peer| &mut peer.states);
         for state in states.filter(|state| state.incarnation == of.incarnation) {
             state.seen.merge(seen);
+        }
+    }
+}
+
+impl Log {
+    fn has_larger_clear(&self, group: &str, record: &Record) -> bool {
+        let mut larger = self.records().filter(|it| it.span.last >= record.span.last && it.span != record.span);
+        larger.any(|it| it.clears() == Some(group))
+    }
+}
+
+impl Record {
+    /// The group that it clears.
+    fn clears(&self) -> Option<&str> {
+        match &self.what {
+            What::One { group, scope: Scope::Group } => Some(group),
+            _ => None,
         }
     }
 }

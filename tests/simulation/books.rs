@@ -45,6 +45,8 @@ pub(crate) struct Removal {
     pub(crate) node: usize,
     /// `None`: all.
     pub(crate) keys: Option<Vec<usize>>,
+    /// Whether it is the keys of a tag: nodes do not know which these are.
+    pub(crate) is_of_tag: bool,
     pub(crate) began: Stamp,
     pub(crate) ended: Option<Stamp>,
     pub(crate) is_everywhere: bool,
@@ -151,8 +153,8 @@ impl Books {
         let began = self.stamp();
         self.coverage.removals += 1;
         self.note(format_args!("{node}: removal of {keys:?} begins"));
-        let (ended, is_everywhere, beyond) = (None, false, Vec::new());
-        self.removals.push(Removal { node, keys, began, ended, is_everywhere, in_calm, beyond });
+        let (is_of_tag, ended, is_everywhere, beyond) = (false, None, false, Vec::new());
+        self.removals.push(Removal { node, keys, is_of_tag, began, ended, is_everywhere, in_calm, beyond });
         self.removals.len() - 1
     }
 

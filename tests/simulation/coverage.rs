@@ -16,6 +16,8 @@ pub(crate) struct Coverage {
     pub(crate) values_checked: u64,
     pub(crate) loads: u64,
     pub(crate) removals: u64,
+    /// Of those, the removals of tags.
+    pub(crate) removals_of_tags: u64,
     /// Removals that reached everybody: what they promise was held against every get after them.
     pub(crate) removals_checked: u64,
     /// Of those, the ones that did so only after they had returned.
@@ -95,6 +97,7 @@ impl Coverage {
             "fewest_events": self.fewest_events,
             "fewest_removals_checked": self.fewest_removals,
             "removals": self.removals,
+            "removals_of_tags": self.removals_of_tags,
             "gets_checked": self.gets_checked,
             "values_checked": self.values_checked,
             "loads": self.loads,
@@ -120,6 +123,7 @@ impl AddAssign<&Self> for Coverage {
         self.values_checked += other.values_checked;
         self.loads += other.loads;
         self.removals += other.removals;
+        self.removals_of_tags += other.removals_of_tags;
         self.removals_checked += other.removals_checked;
         self.removals_settled += other.removals_settled;
         self.gets_with_token += other.gets_with_token;

@@ -181,7 +181,9 @@ impl Books {
         if asks.any(|(_, asked)| asked.at + CALM_AFTER >= began.at) {
             return true;
         }
-        self.removals.iter().filter(|removal| removal.covers(load.key)).any(|removal| {
+        // While the removal of a tag is on its way, a question for any key may carry it.
+        let may_cover = |removal: &&Removal| removal.is_of_tag || removal.covers(load.key);
+        self.removals.iter().filter(may_cover).any(|removal| {
             let Some(ended) = removal.ended else { return true };
             // What a node has missed while it was not there, it hears of when it is.
             let start = self.starts.get(&(load.node, load.run)).copied().unwrap_or_default();

@@ -61,6 +61,11 @@ pub(crate) enum Event {
         node: usize,
         keys: Vec<usize>,
     },
+    /// The source changes what bears the tag, and then the tag is removed.
+    RemoveTag {
+        node: usize,
+        tag: usize,
+    },
     Clear {
         node: usize,
     },
@@ -100,6 +105,8 @@ pub(crate) enum Mood {
     Lagging(Duration),
 }
 
+/// How many tags there are.
+pub(super) const TAGS: usize = 2;
 const EVENTS: usize = 340;
 /// When things go wrong, from and to, in milliseconds. The end leaves time for another calm spell.
 pub(super) const SPELLS: [(u64, u64); 2] = [(500, 6_500), (11_500, 15_500)];
@@ -127,6 +134,19 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// A run in which a node that has applied a removal is started anew before all have, and nothing else happens: the
+    /// rest of a usual run soon takes out what is old, whoever has it.
+    pub(crate) fn of_a_start(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let (capacity, time_to_live) = (256 << 10, Duration::from_millis(LONG));
+        let setup = Setup { capacity, time_to_live, hot_share: 0.5, ..Setup::roll(&mut dice) };
+        let mut events = stories::tell_of_a_start(&setup, &mut dice);
+        events.sort_by_key(|event| event.at);
+        Self { seed, chance: seed, setup, events }
+    }
+}
+
 impl Setup {
     fn roll(dice: &mut Dice) -> Self {
         Self {
@@ -146,6 +166,13 @@ impl Setup {
 
     /// Values that are refreshed, and that are served for a while if their source fails.
     fn roll_lives(&mut self, dice: &mut Dice) {
+        if dice.chance(0.2) {
+            // What is over early, and served after that, with loads that wait for each other.
+            self.time_to_live = Duration::from_millis(dice.between(500, 1_500));
+            self.grace = Duration::from_millis(dice.between(1_500, 3_000));
+            self.loads_at_a_time = 1;
+            return;
+        }
         if dice.chance(0.4) {
             let longest = u64::try_from(self.time_to_live.as_millis()).unwrap_or(LONG).min(3_000);
             self.refresh_after = Some(Duration::from_millis(dice.between(100, longest)));
@@ -167,6 +194,11 @@ impl Setup {
                 };
             }
         }
+    }
+
+    /// Whether values are over soon, and served for a while if their source fails.
+    pub(super) fn has_short_lives(&self) -> bool {
+        self.time_to_live < Duration::from_millis(LONG) && !self.grace.is_zero()
     }
 
     /// Every key on every node.
@@ -194,7 +226,8 @@ impl Setup {
             50..58 => Event::Get { node, key, how: How::Peek },
             58..66 => Event::GetMany { node, keys: self.some_keys(dice) },
             66..82 => Event::Remove { node, keys: vec![key] },
-            82..88 => Event::Remove { node, keys: self.some_keys(dice) },
+            82..86 => Event::Remove { node, keys: self.some_keys(dice) },
+            86..88 => Event::RemoveTag { node, tag: dice.below(TAGS) },
             88..90 => Event::Clear { node },
             90..94 => Event::Insert { node, key },
             94..96 => Event::Change { key },
@@ -229,6 +262,11 @@ impl Setup {
     }
 }
 
+/// The tags of whatever a key has: of four keys one has none, two have one, and one has both.
+pub(crate) fn tags_of(key: usize) -> impl Iterator<Item = usize> {
+    (0..TAGS).filter(move |tag| key >> tag & 1 == 1)
+}
+
 /// Most faults are short; some are long enough for silence to be noticed.
 fn lasting(dice: &mut Dice) -> u64 {
     match dice.below(10) {
@@ -259,6 +297,7 @@ impl fmt::Display for Event {
             Self::Get { node, key, how } => write!(f, "{node}: {how:?} k{key}"),
             Self::GetMany { node, keys } => write!(f, "{node}: get_many {keys:?}"),
             Self::Remove { node, keys } => write!(f, "{node}: remove {keys:?}"),
+            Self::RemoveTag { node, tag } => write!(f, "{node}: remove the tag t{tag}"),
             Self::Clear { node } => write!(f, "{node}: clear"),
             Self::Insert { node, key } => write!(f, "{node}: insert k{key}"),
             Self::Change { key } => write!(f, "source: k{key} changes"),

@@ -11,7 +11,7 @@ use peerage::{BoxError, ConfigError, Group, Key, Loaded, Node};
 
 use super::books::{Load, Shared};
 use super::judge;
-use super::plan::{Mood, Plan, Setup};
+use super::plan::{Mood, Plan, Setup, tags_of};
 use super::planted::Planted;
 use super::world::{LOAD_TIMEOUT, NOT_FOUND_LIFE, QUEUE_TIMEOUT, REMOVAL_TIMEOUT, TIMEOUT};
 
@@ -133,12 +133,13 @@ impl Source {
     fn value_of(&self, number: usize, dice: &mut Dice) -> Loaded<String> {
         let mut books = self.books.lock();
         let load = &mut books.loads[number];
+        let tags = tag_names(load.key);
         if !load.is_found {
-            return Loaded::none();
+            return Loaded::none().tags(tags);
         }
         let is_mixed_up = self.planted == Some(Planted::MixesKeysUp) && dice.chance(0.05);
         let key = if is_mixed_up { load.key + 1 } else { load.key };
-        let value = Loaded::value(judge::write(key, number, dice.below(self.setup.padding)));
+        let value = Loaded::value(judge::write(key, number, dice.below(self.setup.padding))).tags(tags);
         if dice.chance(0.9) {
             return value;
         }
@@ -226,6 +227,15 @@ impl Drop for Running {
 /// The name of a key.
 pub(crate) fn name(key: impl Display) -> String {
     format!("k{key}")
+}
+
+/// The names of a key's tags.
+pub(crate) fn tag_names(key: usize) -> Vec<String> {
+    tags_of(key).map(tag_name).collect()
+}
+
+pub(crate) fn tag_name(tag: usize) -> String {
+    format!("t{tag}")
 }
 
 fn index(key: &Key) -> usize {

@@ -19,19 +19,20 @@ pub(super) fn tell(setup: &Setup, dice: &mut Dice) -> Vec<Timed> {
     for _ in 0..STORIES {
         let (from, to) = SPELLS[dice.below(SPELLS.len())];
         let begin = dice.between(from, to - LONGEST);
-        let mut nodes: Vec<usize> = (0..setup.nodes).collect();
-        let mut keys: Vec<usize> = (0..setup.keys).collect();
-        shuffle(&mut nodes, dice);
-        shuffle(&mut keys, dice);
-        keys.truncate(1 + dice.below(4));
-        let mut story = Story { setup, dice, events: &mut events, begin, nodes, keys };
-        match story.dice.below(7) {
+        let mut story = Story::cast(setup, dice, &mut events, begin);
+        // Most lives are too long for the last of these.
+        if setup.has_short_lives() && story.dice.chance(0.5) {
+            story.failing();
+            continue;
+        }
+        match story.dice.below(9) {
             0 => story.heard_late(),
             1 => story.cut_off(),
             2 => story.left_out(),
-            3 => story.started_anew(),
+            3 | 7 => story.started_anew(),
             4 => story.late_insert(),
             5 => story.lost_insert(),
+            6 => story.removed_twice(),
             _ => story.failing(),
         }
     }
@@ -50,6 +51,13 @@ pub(super) fn tell_of_a_pause(setup: &Setup, seed: u64) -> Vec<Timed> {
     events
 }
 
+/// The story of who is started anew, and nothing else.
+pub(super) fn tell_of_a_start(setup: &Setup, dice: &mut Dice) -> Vec<Timed> {
+    let mut events = Vec::new();
+    Story::cast(setup, dice, &mut events, SPELLS[0].0).started_anew();
+    events
+}
+
 fn shuffle<T>(all: &mut [T], dice: &mut Dice) {
     for at in (1..all.len()).rev() {
         all.swap(at, dice.below(at + 1));
@@ -64,6 +72,18 @@ struct Story<'a> {
     /// The parts: who removes, who asks, who is in trouble; and the others.
     nodes: Vec<usize>,
     keys: Vec<usize>,
+}
+
+impl<'a> Story<'a> {
+    /// Gives out the parts.
+    fn cast(setup: &'a Setup, dice: &'a mut Dice, events: &'a mut Vec<Timed>, begin: u64) -> Self {
+        let mut nodes: Vec<usize> = (0..setup.nodes).collect();
+        let mut keys: Vec<usize> = (0..setup.keys).collect();
+        shuffle(&mut nodes, dice);
+        shuffle(&mut keys, dice);
+        keys.truncate(1 + dice.below(4));
+        Self { setup, dice, events, begin, nodes, keys }
+    }
 }
 
 impl Story<'_> {
@@ -113,6 +133,13 @@ impl Story<'_> {
                 let at = after + self.dice.between(0, 20);
                 self.at(at, Event::Get { node, key, how });
             }
+        }
+    }
+
+    /// One node asks, in a way that brings nobody any news: a token would.
+    fn asked_plainly(&mut self, after: u64, node: usize) {
+        for key in self.keys.clone() {
+            self.at(after, Event::Get { node, key, how: How::Opt });
         }
     }
 
@@ -175,7 +202,9 @@ impl Story<'_> {
     /// A node applies a removal, starts anew, and meets one that has missed it.
     fn started_anew(&mut self) {
         let (remover, troubled, node) = (self.remover(), self.troubled(), self.asker());
-        self.asked_by_all(0, 3);
+        // Some are owned by the one that misses it.
+        self.keys = (0..self.setup.keys).collect();
+        self.asked_by_all(0, 1);
         let healed = self.dice.between(1_200, 3_000);
         self.fault(200, healed, Fault::Cut { from: remover, to: troubled, both_ways: true });
         // Nor does it hear of it in another way.
@@ -190,11 +219,24 @@ impl Story<'_> {
             self.fault(290, 420, Fault::Cut { from: node, to: troubled, both_ways: true });
         }
         self.removed(300, remover);
-        let down = self.dice.between(310, 400);
+        // Mostly after it has said so.
+        let down = self.dice.between(310, 460);
         self.fault(down, down + 20, Fault::Crash { node });
-        (0..20).for_each(|time| self.asked(down + 30 + time * 35, &[node]));
-        self.asked_by_all(healed + 300, 2);
-        self.asked_by_all(healed + 900, 1);
+        (0..12).for_each(|time| self.asked_plainly(down + 30 + time * 35, node));
+        // It is the last to hear of the removal, if at all.
+        (0..16).for_each(|time| self.asked_plainly(healed + time * 90, node));
+    }
+
+    /// The same keys are removed again, while the first removal waits for a node that is slow to answer.
+    fn removed_twice(&mut self) {
+        let (a, b, late) = (self.remover(), self.troubled(), self.dice.between(40, 140));
+        self.asked_by_all(0, 2);
+        self.fault(100, 1_500, Fault::Delay { a, b, delay: Duration::from_millis(late) });
+        self.removed(600, a);
+        self.asked_by_all(610, 1);
+        self.removed(600 + late + late / 2, a);
+        self.asked_by_all(620 + 3 * late, 2);
+        self.asked_by_all(1_700, 1);
     }
 
     /// An insert is under way for longer than its caller waits, and something is removed meanwhile.
@@ -225,16 +267,14 @@ impl Story<'_> {
 
     /// The source is slow, and then it fails: what was there is served, unless it was removed.
     fn failing(&mut self) {
+        // The more loads there are, the longer some wait for their turn.
+        self.keys = (0..self.setup.keys).collect();
         self.asked_by_all(0, 2);
         let life = u64::try_from(self.setup.time_to_live.as_millis()).unwrap_or(u64::MAX).min(1_500);
         let over = life + self.dice.between(50, 200);
         self.at(over, Event::Mood(Mood::Slow, Duration::from_millis(600)));
         self.at(over + 100, Event::Mood(Mood::Failing, Duration::from_millis(1_500)));
         self.asked_by_all(over + 10, 1);
-        for key in 0..self.setup.keys {
-            let node = self.asker();
-            self.at(over + 5, Event::Get { node, key, how: How::Get });
-        }
         let gone = over + self.dice.between(60, 200);
         self.removed(gone, self.remover());
         for after in [100, 250, 400, 700] {

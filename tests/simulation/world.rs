@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerage::simulation::{Cluster, Dice, Fault};
-use peerage::{Error, GetOptions, Group, Receipt};
+use peerage::{Error, GetOptions, Group, Loaded, Receipt};
 use tokio::task::JoinHandle;
 
 use super::Outcome;
 use super::books::{Load, Shared, Stamp};
 use super::judge::{self, Asked, Promise};
-use super::plan::{END, Event, How, Plan, Timed};
+use super::plan::{END, Event, How, Plan, Timed, tags_of};
 use super::planted::Planted;
-use super::source::{Source, name};
+use super::source::{Source, name, tag_name, tag_names};
 
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(1_500);
 pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_millis(600);
@@ -21,6 +21,8 @@ pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_millis(400);
 pub(crate) const REMOVAL_TIMEOUT: Duration = Duration::from_millis(300);
 pub(crate) const NOT_FOUND_LIFE: Duration = Duration::from_millis(800);
 
+/// After so many events the bytes are looked at: a look costs more than most events do.
+const BYTES_EVERY: usize = 8;
 /// How long a healed cluster may take to be whole, and then to drain.
 const HEALS_WITHIN: Duration = Duration::from_secs(15);
 /// How long a receipt is waited for that says that nodes are pending.
@@ -49,11 +51,13 @@ pub(crate) async fn play(plan: &Plan, planted: Option<Planted>, keeps_story: boo
     let world = World { cluster, source, books, planted, keys: plan.setup.keys, remembered: Arc::default() };
     world.slow_down(plan);
     let mut callers = Vec::new();
-    for Timed { at, event } in &plan.events {
+    for (number, Timed { at, event }) in plan.events.iter().enumerate() {
         let now = world.books.lock().now();
         tokio::time::sleep(at.saturating_sub(now)).await;
         callers.extend(world.start(event));
-        world.judge_bytes(plan.setup.capacity);
+        if number % BYTES_EVERY == 0 {
+            world.judge_bytes(plan.setup.capacity);
+        }
         world.books.lock().coverage.events += 1;
     }
     world.judge_the_end(plan, callers).await;
@@ -99,6 +103,9 @@ impl World {
                     world.source.change(*key);
                 }
                 world.remove(&group, node, Some(keys)).await;
+            }),
+            Event::RemoveTag { node, tag } => self.call(node, async move |world, group| {
+                world.remove_tag(&group, node, tag).await;
             }),
             Event::Clear { node } => self.call(node, async move |world, group| {
                 world.remove(&group, node, None).await;
@@ -199,6 +206,22 @@ impl World {
         removing.end(receipt).await;
     }
 
+    async fn remove_tag(&self, group: &Group<String>, node: usize, tag: usize) {
+        let bearing: Vec<usize> = (0..self.keys).filter(|key| tags_of(*key).any(|it| it == tag)).collect();
+        for key in &bearing {
+            self.source.change(*key);
+        }
+        let removing = Removing::begin(self, node, Some(bearing));
+        {
+            let mut books = self.books.lock();
+            books.removals[removing.number].is_of_tag = true;
+            books.coverage.removals_of_tags += 1;
+        }
+        let receipt = group.remove_tag(&tag_name(tag)).await;
+        self.books.lock().judge_limit(node, removing.began, 2 * REMOVAL_TIMEOUT, "a removal of a tag");
+        removing.end(receipt).await;
+    }
+
     async fn insert(&self, group: &Group<String>, node: usize, key: usize) {
         let version = self.source.change(key);
         let (life, run, is_insert, is_found) = (self.source.life(), 0, true, true);
@@ -210,7 +233,8 @@ impl World {
         };
         let mut removing = Removing::begin(self, node, Some(vec![key]));
         removing.inserts = Some(number);
-        let receipt = group.insert(&name(key), judge::write(key, number, 0)).await;
+        let value = Loaded::value(judge::write(key, number, 0)).tags(tag_names(key));
+        let receipt = group.insert_with(&name(key), value).await;
         // The owner may refuse late, and is told to drop what it has then.
         self.books.lock().judge_limit(node, removing.began, 3 * REMOVAL_TIMEOUT, "an insert");
         removing.end(receipt).await;
