@@ -92,7 +92,7 @@ const MISTAKES: [(Bug, Promise, u64); 14] = [
     (Bug::RemovalsMerged, Promise::Removed, 20),
     (Bug::PushedUnasked, Promise::Removed, 15),
     (Bug::InsertsQueued, Promise::Removed, 10),
-    (Bug::TagsStayHome, Promise::Removed, 10),
+    (Bug::TagsStayHome, Promise::Removed, 40),
     (Bug::VoidedIsJoined, Promise::Removed, 10),
     (Bug::ClearByNumber, Promise::Removed, 5),
     (Bug::OneTable, Promise::Healing, 5),
