@@ -203,8 +203,23 @@ impl Books {
                     && began.order < removal.began.order
                     && removal.ended.is_some_and(|ended| ended.order < asked.started.order)
                     && !removal.beyond.contains(&asked.node)
+                    && !self.is_forgotten(removal, load.node, asked.started)
         });
         broken.map(|(_, removal)| removal).max_by_key(|removal| removal.in_calm)
+    }
+
+    /// Whether nobody need know of a removal any more: all who were part of everybody then have been started anew since,
+    /// and the load is of one who was not, and has come back.
+    fn is_forgotten(&self, removal: &Removal, loaded_by: usize, now: Stamp) -> bool {
+        let Some(ended) = removal.ended else { return false };
+        let is_new = |node: usize| {
+            self.weather.iter().any(|(fault, since, until)| {
+                let is_down = matches!(fault, Fault::Crash { node: it } | Fault::Restart { node: it, .. } if *it == node);
+                is_down && *since <= now.at && *until >= ended.at
+            })
+        };
+        let nodes = self.starts.keys().map(|(node, _)| *node);
+        removal.beyond.contains(&loaded_by) && nodes.filter(|node| !removal.beyond.contains(node)).all(is_new)
     }
 
     /// The removal that a process missed while it stood still, after which a get of the time since must not be answered
