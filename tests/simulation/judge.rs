@@ -188,7 +188,10 @@ impl Books {
             // What a node has missed while it was not there, it hears of when it is.
             let start = self.starts.get(&(load.node, load.run)).copied().unwrap_or_default();
             let is_heard_late = removal.began.order < start.order && began.at < start.at + CALM_AFTER;
-            ended.order > began.order || !removal.is_everywhere || is_heard_late
+            // And what who was not part of everybody has missed, when it is.
+            let is_heard_back = removal.beyond.contains(&load.node)
+                && self.weather.iter().any(|(_, since, until)| *since <= began.at && began.at < *until + CALM_AFTER);
+            ended.order > began.order || !removal.is_everywhere || is_heard_late || is_heard_back
         })
     }
 
