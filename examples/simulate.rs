@@ -5,9 +5,8 @@
 //! $ cargo run --release --example simulate -- --first-seed 17 --seeds 1 --shrink     # the shortest story of a failure
 //! ```
 //!
-//! It fails if something is broken that is promised today. Violations "in bad weather" are of removals while nodes did
-//! not agree or not reach each other, which are counted and not promised yet. `--only removed_in_bad_weather` shows one
-//! kind of violation and no other, `--plant NoTombstone` shows that a mistake of the library's is caught, `--without "lists all"` leaves out the events that say so.
+//! It fails if a promise is broken. `--only removed` shows one kind of violation and no other, `--plant NoTombstone`
+//! that a mistake of the library's is caught, `--without "lists all"` leaves out the events that say so.
 
 #[path = "../tests/simulation/mod.rs"]
 mod harness;
@@ -88,21 +87,17 @@ fn bug(name: &str) -> Result<Planted, lexopt::Error> {
 #[derive(Default)]
 struct Found {
     coverage: Coverage,
-    /// By promise, and whether the weather was bad.
-    violations: BTreeMap<(Promise, bool), u64>,
+    violations: BTreeMap<Promise, u64>,
     failing_seeds: Vec<u64>,
-    /// Violations of what is promised today.
-    failures: usize,
     shown: usize,
 }
 
 impl Found {
     fn note(&mut self, seed: u64, outcome: &Outcome, only: Option<&str>) {
         self.coverage += &outcome.coverage;
-        self.failures += outcome.failures().count();
         for violation in &outcome.violations {
-            *self.violations.entry((violation.promise, violation.is_of_bad_weather)).or_default() += 1;
-            let is_asked_for = only.is_none_or(|only| only == kind(violation.promise, violation.is_of_bad_weather));
+            *self.violations.entry(violation.promise).or_default() += 1;
+            let is_asked_for = only.is_none_or(|only| only == kind(violation.promise));
             if is_asked_for && self.shown < SHOWN {
                 self.shown += 1;
                 println!("seed {seed}: {violation}");
@@ -114,9 +109,8 @@ impl Found {
     }
 }
 
-fn kind(promise: Promise, is_of_bad_weather: bool) -> String {
-    let name = format!("{promise:?}").to_lowercase();
-    if is_of_bad_weather { format!("{name}_in_bad_weather") } else { name }
+fn kind(promise: Promise) -> String {
+    format!("{promise:?}").to_lowercase()
 }
 
 fn main() -> Result<(), lexopt::Error> {
@@ -144,7 +138,7 @@ fn main() -> Result<(), lexopt::Error> {
         tell_shortest_story(&options.plan(*seed), options.plant, options.only.as_deref());
     }
     let kinds: BTreeMap<String, u64> =
-        found.violations.iter().map(|((promise, weather), count)| (kind(*promise, *weather), *count)).collect();
+        found.violations.iter().map(|(promise, count)| (kind(*promise), *count)).collect();
     let mut report = found.coverage.json(&json!(found.violations.values().sum::<u64>()));
     report["violations_by_promise"] = json!(kinds);
     report["failing_seeds"] = json!(found.failing_seeds.len());
@@ -159,17 +153,13 @@ fn main() -> Result<(), lexopt::Error> {
         eprintln!("the weather was too good: {why}");
         std::process::exit(1);
     }
-    std::process::exit(i32::from(found.failures > 0));
+    std::process::exit(i32::from(!found.violations.is_empty()));
 }
 
 /// Shrinks the first failure of a seed, and shows what is left of it.
 fn tell_shortest_story(plan: &Plan, planted: Option<Planted>, only: Option<&str>) {
-    let is_asked_for = |violation: &&harness::Violation| {
-        only.is_none_or(|only| only == kind(violation.promise, violation.is_of_bad_weather))
-    };
+    let is_asked_for = |violation: &&harness::Violation| only.is_none_or(|only| only == kind(violation.promise));
     let Some(first) = play(plan, planted).violations.iter().find(is_asked_for).cloned() else { return };
-    let is_same =
-        |it: &harness::Violation| (it.promise, it.is_of_bad_weather) == (first.promise, first.is_of_bad_weather);
-    let short = shrink(plan, planted, |outcome| outcome.violations.iter().any(is_same));
+    let short = shrink(plan, planted, |outcome| outcome.breaks(first.promise));
     println!("\n{short}\n{}\n", play_aloud(&short, planted).story.join("\n"));
 }

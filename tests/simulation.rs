@@ -25,11 +25,11 @@ fn what_is_promised_holds_in_every_run() {
                         return;
                     }
                     let outcome = play(&Plan::of(seed), None);
-                    if let Some(failure) = outcome.failures().next() {
+                    if let Some(failure) = outcome.violations.first() {
                         // No other thread goes on for long with a story to tell.
                         next.store(SEEDS + 1, Ordering::Relaxed);
                         let promise = failure.promise;
-                        let fails = |outcome: &harness::Outcome| outcome.failures().any(|it| it.promise == promise);
+                        let fails = |outcome: &harness::Outcome| outcome.breaks(promise);
                         let short = shrink(&Plan::of(seed), None, fails);
                         let story = play_aloud(&short, None).story.join("\n");
                         panic!("seed {seed}: {failure}\n{short}\n{story}");
@@ -70,7 +70,7 @@ fn each_planted_bug_is_caught_within_ten_seeds() {
             Planted::MixesKeysUp => Promise::Value,
             Planted::Library(_) => continue,
         };
-        let is_caught = |outcome: &harness::Outcome| outcome.failures().any(|it| it.promise == promise);
+        let is_caught = |outcome: &harness::Outcome| outcome.breaks(promise);
         let caught = (1..=10).find(|seed| is_caught(&play(&Plan::of(*seed), Some(planted))));
         assert!(caught.is_some(), "{planted:?} goes unseen");
     }
@@ -124,7 +124,7 @@ fn who_counts_a_start_for_nothing_is_caught_within_twenty_seeds() {
     let plans = || (1..=20).map(Plan::of_a_start);
     for plan in plans() {
         let outcome = play(&plan, None);
-        assert!(outcome.failures().next().is_none(), "seed {}: {:?}", plan.seed, outcome.violations);
+        assert!(outcome.violations.is_empty(), "seed {}: {:?}", plan.seed, outcome.violations);
     }
     let planted = Some(Planted::Library(Bug::AcknowledgedForEver));
     let caught = plans().find(|plan| play(plan, planted).breaks(Promise::Removed));

@@ -50,8 +50,6 @@ pub(crate) struct Removal {
     pub(crate) began: Stamp,
     pub(crate) ended: Option<Stamp>,
     pub(crate) is_everywhere: bool,
-    /// Whether all nodes listed and reached each other, from its beginning to its end.
-    pub(crate) in_calm: bool,
     /// Nodes that were no part of everybody at its beginning or its end.
     pub(crate) beyond: Vec<usize>,
 }
@@ -149,12 +147,12 @@ impl Books {
         self.running.retain(|running| *running != number);
     }
 
-    pub(crate) fn removal_begins(&mut self, node: usize, keys: Option<Vec<usize>>, in_calm: bool) -> usize {
+    pub(crate) fn removal_begins(&mut self, node: usize, keys: Option<Vec<usize>>) -> usize {
         let began = self.stamp();
         self.coverage.removals += 1;
         self.note(format_args!("{node}: removal of {keys:?} begins"));
         let (is_of_tag, ended, is_everywhere, beyond) = (false, None, false, Vec::new());
-        self.removals.push(Removal { node, keys, is_of_tag, began, ended, is_everywhere, in_calm, beyond });
+        self.removals.push(Removal { node, keys, is_of_tag, began, ended, is_everywhere, beyond });
         self.removals.len() - 1
     }
 
@@ -177,7 +175,7 @@ impl Books {
         self.note(format_args!("{node}: removal {number} is everywhere by now"));
         let removal = &mut self.removals[number];
         removal.beyond.extend(beyond);
-        (removal.ended, removal.is_everywhere, removal.in_calm) = (Some(ended), true, false);
+        (removal.ended, removal.is_everywhere) = (Some(ended), true);
         self.coverage.removals_settled += 1;
         self.removal_counts(number, ended);
     }

@@ -36,16 +36,12 @@ pub(crate) enum Promise {
 #[derive(Clone, Debug)]
 pub(crate) struct Violation {
     pub(crate) promise: Promise,
-    /// Of a removal while nodes did not agree or not reach each other: see
-    /// [`REMOVALS_HOLD_IN_ANY_WEATHER`](super::REMOVALS_HOLD_IN_ANY_WEATHER).
-    pub(crate) is_of_bad_weather: bool,
     pub(crate) what: String,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let weather = if self.is_of_bad_weather { " (bad weather)" } else { "" };
-        write!(f, "{:?}{weather}: {}", self.promise, self.what)
+        write!(f, "{:?}: {}", self.promise, self.what)
     }
 }
 
@@ -74,7 +70,7 @@ const RECOVERS: Duration = Duration::from_secs(1);
 impl Books {
     pub(crate) fn violated(&mut self, promise: Promise, what: String) {
         self.note(format_args!("{promise:?} is broken: {what}"));
-        self.violations.push(Violation { promise, is_of_bad_weather: false, what });
+        self.violations.push(Violation { promise, what });
     }
 
     /// A get was answered with a value.
@@ -90,7 +86,6 @@ impl Books {
         if let Some(removal) = self.forbids(asked, &load).cloned() {
             let what = format!("{asked:?} was answered by #{number}, {load:?}, after {removal:?}");
             self.violated(Promise::Removed, what);
-            self.violations.last_mut().unwrap().is_of_bad_weather = !removal.in_calm;
         }
         if let Some(removal) = self.missed(asked, &load).cloned() {
             let what =
@@ -112,15 +107,11 @@ impl Books {
     pub(crate) fn judge_none(&mut self, asked: Asked) {
         let none = |load: &&Load| load.key == asked.key && !load.is_found && load.ended.is_some();
         let in_time: Vec<&Load> = self.loads.iter().filter(none).filter(|load| !self.is_over(load, asked)).collect();
-        let forbidden: Vec<_> = in_time.iter().filter_map(|load| self.forbids(asked, load)).collect();
-        if forbidden.len() < in_time.len() {
+        if in_time.iter().any(|load| self.forbids(asked, load).is_none()) {
             return;
         }
-        // The excuse that the weather may be: some of these may be told but for a removal in bad weather.
-        let is_of_bad_weather = forbidden.iter().any(|removal| !removal.in_calm);
         let promise = if in_time.is_empty() { Promise::Life } else { Promise::Removed };
         self.violated(promise, format!("{asked:?} was told that there is none"));
-        self.violations.last_mut().unwrap().is_of_bad_weather = is_of_bad_weather;
     }
 
     /// The age and what is left, as a get was told.
@@ -198,31 +189,34 @@ impl Books {
     /// The removal after which a get must not be answered by a load.
     fn forbids(&self, asked: Asked, load: &Load) -> Option<&Removal> {
         let began = load.began?;
-        // One in calm weather is worse to have been broken than others.
-        let broken = self.removals.iter().enumerate().filter(|(number, removal)| {
+        let mut removals = self.removals.iter().enumerate();
+        let broken = removals.find(|(number, removal)| {
             asked.after == Some(*number) && began.order < removal.began.order
                 || removal.is_everywhere
                     && removal.covers(asked.key)
                     && began.order < removal.began.order
                     && removal.ended.is_some_and(|ended| ended.order < asked.started.order)
                     && !removal.beyond.contains(&asked.node)
-                    && !self.is_forgotten(removal, load.node, asked.started)
+                    && !self.is_unheard(removal, load.node, asked)
         });
-        broken.map(|(_, removal)| removal).max_by_key(|removal| removal.in_calm)
+        broken.map(|(_, removal)| removal)
     }
 
-    /// Whether nobody need know of a removal any more: all who were part of everybody then have been started anew since,
-    /// and the load is of one who was not, and has come back.
-    fn is_forgotten(&self, removal: &Removal, loaded_by: usize, now: Stamp) -> bool {
-        let Some(ended) = removal.ended else { return false };
+    /// Whether who asks cannot know of a removal: it has been started anew since, and was answered by one who was not part
+    /// of everybody then, and has come back; and either so have all who were, or they may not have met again.
+    fn is_unheard(&self, removal: &Removal, loaded_by: usize, asked: Asked) -> bool {
+        let (Some(ended), now) = (removal.ended, asked.started.at) else { return false };
         let is_new = |node: usize| {
             self.weather.iter().any(|(fault, since, until)| {
-                let is_down = matches!(fault, Fault::Crash { node: it } | Fault::Restart { node: it, .. } if *it == node);
-                is_down && *since <= now.at && *until >= ended.at
+                let is_down =
+                    matches!(fault, Fault::Crash { node: it } | Fault::Restart { node: it, .. } if *it == node);
+                is_down && *since <= now && *until >= ended.at
             })
         };
+        let have_met = self.weather.iter().all(|(_, since, until)| *since > now || *until + CALM_AFTER <= now);
         let nodes = self.starts.keys().map(|(node, _)| *node);
-        removal.beyond.contains(&loaded_by) && nodes.filter(|node| !removal.beyond.contains(node)).all(is_new)
+        let mut others = nodes.filter(|node| !removal.beyond.contains(node));
+        removal.beyond.contains(&loaded_by) && is_new(asked.node) && (!have_met || others.all(is_new))
     }
 
     /// The removal that a process missed while it stood still, after which a get of the time since must not be answered

@@ -24,12 +24,6 @@ pub(crate) use judge::{Promise, Violation};
 pub(crate) use plan::Plan;
 pub(crate) use planted::Planted;
 
-/// **Whether removals hold in any weather**, and not only while all nodes list each other and reach each other. They do
-/// not yet: a removal is told to the nodes that its caller lists, and who asks a stand-in meanwhile can keep an old
-/// value. To be turned on with the removal log, the tombstones, and the removals that travel with questions. What the
-/// simulation finds is counted all the same.
-pub(crate) const REMOVALS_HOLD_IN_ANY_WEATHER: bool = true;
-
 /// What came of one seed.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -42,11 +36,6 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// The violations of what is promised today.
-    pub(crate) fn failures(&self) -> impl Iterator<Item = &Violation> {
-        self.violations.iter().filter(|violation| REMOVALS_HOLD_IN_ANY_WEATHER || !violation.is_of_bad_weather)
-    }
-
     pub(crate) fn breaks(&self, promise: Promise) -> bool {
         self.violations.iter().any(|violation| violation.promise == promise)
     }

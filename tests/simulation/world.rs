@@ -350,7 +350,11 @@ impl World {
         }
         for (node, key) in plan.setup.places() {
             let group = self.cluster.service(node).unwrap();
-            let answer = group.get_opt(&name(key)).await;
+            let mut answer = group.get_opt(&name(key)).await;
+            // The load may have waited too long for its turn, behind refreshes that are still under way: once.
+            if matches!(answer, Err(Error::Busy)) {
+                answer = group.get_opt(&name(key)).await;
+            }
             let mut books = self.books.lock();
             let number = answer.as_ref().ok().and_then(|value| judge::number(value.as_deref()?));
             let version = number.map(|number| books.loads[number].version);
@@ -395,11 +399,6 @@ impl World {
         }
         (0..self.cluster.len()).filter(|node| !everybody.contains(node)).collect()
     }
-
-    fn is_calm(&self) -> bool {
-        let is_slow = |fault: &Fault| matches!(fault, Fault::Delay { .. });
-        self.cluster.faults().iter().all(is_slow) && self.cluster.is_whole()
-    }
 }
 
 /// So long after the last fault, who lists a node has a stream with it.
@@ -410,7 +409,6 @@ struct Removing {
     world: World,
     number: usize,
     began: Stamp,
-    faults: usize,
     beyond: Vec<usize>,
     /// The value that it brings.
     inserts: Option<usize>,
@@ -419,12 +417,12 @@ struct Removing {
 
 impl Removing {
     fn begin(world: &World, node: usize, keys: Option<Vec<usize>>) -> Self {
-        let (beyond, in_calm) = (world.beyond(node), world.is_calm());
+        let beyond = world.beyond(node);
         let mut books = world.books.lock();
-        let number = books.removal_begins(node, keys, in_calm);
-        let (began, faults) = (books.removals[number].began, books.weather.len());
+        let number = books.removal_begins(node, keys);
+        let began = books.removals[number].began;
         drop(books);
-        Self { world: world.clone(), number, began, faults, beyond, inserts: None, is_everywhere: false }
+        Self { world: world.clone(), number, began, beyond, inserts: None, is_everywhere: false }
     }
 
     /// Its receipt is there. If a node is pending it may resolve later.
@@ -445,13 +443,10 @@ impl Removing {
 impl Drop for Removing {
     fn drop(&mut self) {
         let remover = self.world.books.lock().removals[self.number].node;
-        let (mut beyond, is_calm) = (self.world.beyond(remover), self.world.is_calm());
+        let mut beyond = self.world.beyond(remover);
         beyond.append(&mut self.beyond);
         let mut books = self.world.books.lock();
-        let was_calm = is_calm && books.weather.len() == self.faults;
-        let removal = &mut books.removals[self.number];
-        removal.in_calm &= was_calm;
-        removal.beyond = beyond;
+        books.removals[self.number].beyond = beyond;
         books.removal_ends(self.number, self.is_everywhere);
         if let Some(insert) = self.inserts {
             let ended = books.stamp();
