@@ -16,6 +16,9 @@ use crate::time::Moment;
 
 use super::inner::Inner;
 
+/// After so many entries a round rests, for so long.
+const BREATH: usize = 1024;
+const REST: Duration = Duration::from_millis(1);
 /// Rounds do not follow each other faster.
 const AT_LEAST: Duration = Duration::from_secs(1);
 /// And what came in meanwhile, with an earlier end, waits for no longer.
@@ -78,8 +81,17 @@ impl<V: Value> Inner<V> {
         // What comes in from here on is told, or seen.
         self.next_end.reset();
         for shard in 0..self.shards.count() {
-            let next_end = self.shards.sweep(shard, tokio::task::yield_now).await;
+            let next_end = self.shards.sweep(shard, breathe).await;
             self.next_end.lower(next_end);
         }
     }
+}
+
+/// Between two goes of a round: lets everybody else go first. What the round gave back to the allocator, others may have
+/// to tidy up when they ask for memory: so it does not give back too much at a time.
+async fn breathe(swept: usize) {
+    if swept.is_multiple_of(BREATH) {
+        return clock::sleep(REST).await;
+    }
+    tokio::task::yield_now().await;
 }

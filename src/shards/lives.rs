@@ -155,16 +155,18 @@ impl<V: Value> Shards<V> {
     }
 
     /// Sweeps one shard, a few entries at a time; between two goes whoever else wants the lock has it, and `pause` is
-    /// waited for. Says when the first of the entries that stay has its end, as far as that was seen.
-    pub(crate) async fn sweep<P: Future<Output = ()>>(&self, shard: usize, pause: impl Fn() -> P) -> Moment {
-        let mut next_end = Moment::NEVER;
+    /// waited for, which is told how many entries have been looked at. Says when the first of the entries that stay has
+    /// its end, as far as that was seen.
+    pub(crate) async fn sweep<P: Future<Output = ()>>(&self, shard: usize, pause: impl Fn(usize) -> P) -> Moment {
+        let (mut next_end, mut swept) = (Moment::NEVER, 0);
         write(&self.shards[shard]).store.begin_sweep();
         for queue in QUEUES {
             let mut left = write(&self.shards[shard]).store.to_sweep(queue);
             while left > 0 {
                 let now = self.clock.now();
                 let most = left.min(SWEPT_AT_ONCE);
-                let mut dropped = Dropped::default();
+                // An allocator may do at the next request what it has put off while a million small blocks came back.
+                let mut dropped = Dropped::with_room(most);
                 let Swept { seen, next_end: end } = {
                     let mut shard = write(&self.shards[shard]);
                     let Shard { store, encoded, tags, .. } = &mut *shard;
@@ -176,6 +178,7 @@ impl<V: Value> Shards<V> {
                     })
                 };
                 drop(dropped);
+                swept += seen;
                 next_end = next_end.min(end);
                 left -= seen;
                 if seen < most {
@@ -183,7 +186,7 @@ impl<V: Value> Shards<V> {
                     next_end = next_end.min(now);
                     break;
                 }
-                pause().await;
+                pause(swept).await;
             }
         }
         next_end

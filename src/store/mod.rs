@@ -145,6 +145,13 @@ pub(crate) struct Dropped<V> {
     queues: Vec<Order<V>>,
 }
 
+impl<V> Dropped<V> {
+    /// One with room for so many values, for who is about to lock: no lock is then held by who asks for memory.
+    pub(crate) fn with_room(values: usize) -> Self {
+        Self { values: Vec::with_capacity(values), ..Self::default() }
+    }
+}
+
 impl<V> Default for Dropped<V> {
     fn default() -> Self {
         Self { values: Vec::new(), queues: Vec::new() }
