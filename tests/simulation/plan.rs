@@ -175,7 +175,8 @@ impl Setup {
         }
         if dice.chance(0.4) {
             let longest = u64::try_from(self.time_to_live.as_millis()).unwrap_or(LONG).min(3_000);
-            self.refresh_after = Some(Duration::from_millis(dice.between(100, longest)));
+            let soft = Duration::from_millis(dice.between(100, longest));
+            self.refresh_after = Some(soft).filter(|soft| *soft < self.time_to_live);
         }
         if dice.chance(0.5) {
             self.grace = Duration::from_millis(dice.between(200, 3_000));
