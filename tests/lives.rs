@@ -353,6 +353,25 @@ async fn a_copy_of_a_copy_of_a_copy_outlives_nothing() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_inserted_value_lives_from_when_it_was_offered_however_long_its_way_was() {
+    let (network, source) = (MemoryNetwork::new(), Counting::default());
+    let nodes = network.start(2).await.unwrap();
+    let lives = |group: GroupBuilder| group.time_to_live(2 * SECOND);
+    let groups: Vec<_> = nodes.iter().map(|node| source.group(node, lives)).collect();
+    let key = owned_by(&nodes[0]);
+    // The hellos of the start are over.
+    sleep(SECOND).await;
+    network.delay(nodes[0].address(), nodes[1].address(), ms(100));
+    // The offer, the question for the value, the value, and that it is stored: the owner has asked after 100 ms.
+    let (receipt, took) = timed(groups[1].insert(&key, String::from("inserted"))).await;
+    assert!(receipt.unwrap().stored() && took < ms(500), "{took:?}");
+    sleep(ms(2_050) - took).await;
+    assert_eq!(groups[0].peek(&key).as_deref(), Some("inserted"));
+    sleep(ms(100)).await;
+    assert_eq!(groups[0].peek(&key), None);
+}
+
 fn within(seconds: u32) -> GetOptions {
     GetOptions::new().max_age(seconds * SECOND)
 }

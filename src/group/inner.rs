@@ -123,12 +123,13 @@ impl<V: Value> Inner<V> {
         self.shards.look(key, place, |due| self.context.is_to_come(due))
     }
 
-    /// What a load (or an insert) brought, as it will be cached and handed out: how long it lives, and what it weighs.
-    /// It lives from now; its age counts from `born`, when its load began, and `since` is how many tags had been removed
-    /// then.
+    /// What a load (or an insert) brought at that moment, as it will be cached and handed out: how long it lives, counted
+    /// from then, and what it weighs. Its age counts from `born`, when its load began, and `since` is how many tags had
+    /// been removed by that time.
     pub(super) fn settle(
         &self,
         loaded: Loaded<V>,
+        at: Moment,
         (born, since): (Moment, u64),
         place: Place,
     ) -> Result<(Landed<V>, Option<Keep>), Error> {
@@ -136,10 +137,10 @@ impl<V: Value> Inner<V> {
             Some(value) => (self.weigh(value)?, self.config.time_to_live),
             None => (0, Some(self.config.not_found_time_to_live)),
         };
-        let (now, dice) = (self.now(), clock::dice());
+        let dice = clock::dice();
         // Both limits by the same part: the time between them is there for the refresh.
         let end =
-            |length: Option<Duration>| length.map_or(Moment::NEVER, |length| now + self.config.jittered(length, dice));
+            |length: Option<Duration>| length.map_or(Moment::NEVER, |length| at + self.config.jittered(length, dice));
         let hard = loaded.time_to_live.or(usual);
         let life = match &loaded.value {
             None => Lifespan::new(born, end(hard)),

@@ -107,7 +107,7 @@ impl<V: Value> Inner<V> {
     /// What is kept of a value that is put in the cache, if this node owns the key.
     fn own_entry(&self, key: &HashedKey, loaded: Loaded<V>, begun: (Moment, u64)) -> Result<Option<Entry<V>>, Error> {
         let place = self.context.peers.view().place(key.hash);
-        let (landed, keep) = self.settle(loaded, begun, place)?;
+        let (landed, keep) = self.settle(loaded, self.now(), begun, place)?;
         let Landed { value, life, tagged, .. } = landed;
         Ok(keep.filter(|_| place == Place::Main).map(|Keep { weight, .. }| Entry { value, weight, life, tagged }))
     }
@@ -236,7 +236,7 @@ impl<V: Value> Inner<V> {
         let (done, stored) = oneshot::channel();
         let limit = self.config.removal_timeout;
         let group = Arc::clone(self);
-        let pull = Pull { group, lead, limits, until: now + limit, done };
+        let pull = Pull { group, lead, limits, sent: now, until: now + limit, done };
         let terms = GetTerms {
             group: Arc::clone(&self.name),
             schema: self.config.schema,
@@ -268,6 +268,7 @@ struct Pull<V: Value> {
     group: Arc<Inner<V>>,
     lead: Lead<V>,
     limits: Limits,
+    sent: Moment,
     until: Moment,
     done: oneshot::Sender<bool>,
 }
@@ -287,14 +288,18 @@ impl<V: Value> Asker for Pull<V> {
 
 impl<V: Value> Pull<V> {
     fn land(self, answer: Result<Answer, CallError>) {
-        let Self { group, lead, limits: (time_to_live, refresh_after), done, .. } = self;
-        let Ok(Answer { outcome: Outcome::Value(copy), .. }) = answer else {
+        let Self { group, lead, limits: (time_to_live, refresh_after), sent, done, .. } = self;
+        let Ok(Answer { outcome: Outcome::Value(copy), held }) = answer else {
             return drop(lead.land(Err(Error::Closed), None));
         };
-        let born = group.now().earlier(copy.age);
+        // It lives from when it was offered, as far as that is known here, and not from the end of its way: that may have
+        // been long, and nobody offers it any more.
+        let now = group.now();
+        let at = now.earlier(now.since(sent).saturating_sub(held));
+        let born = at.earlier(copy.age);
         let settled = group.decode(Bytes::copy_from_slice(&copy.value)).and_then(|(value, _)| {
             let loaded = Loaded { value: Some(value), time_to_live, refresh_after, tags: copy.tags };
-            group.settle(loaded, (born, lead.since()), Place::Main)
+            group.settle(loaded, at, (born, lead.since()), Place::Main)
         });
         match settled {
             Ok((landed, keep)) => {

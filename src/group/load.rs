@@ -285,7 +285,7 @@ impl<V: Value> Inner<V> {
     fn land_load(self: &Arc<Self>, lead: Lead<V>, result: Result<Loaded<V>, Error>, born: Moment) -> Option<Queued<V>> {
         // As the placement says now, not as it did when the load began.
         let place = self.context.peers.view().place(lead.key().hash);
-        let settled = result.and_then(|loaded| self.settle(loaded, (born, lead.since()), place));
+        let settled = result.and_then(|loaded| self.settle(loaded, self.now(), (born, lead.since()), place));
         let (landing, keep): (Landing<V>, _) = match settled {
             Ok((mut landed, keep)) => {
                 landed.life = self.lag.bounded(&lead.key().key, landed.life, self.now());

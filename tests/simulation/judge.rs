@@ -197,15 +197,17 @@ impl Books {
                     && began.order < removal.began.order
                     && removal.ended.is_some_and(|ended| ended.order < asked.started.order)
                     && !removal.beyond.contains(&asked.node)
-                    && !self.is_unheard(removal, load.node, asked)
+                    && !self.is_unheard(removal, load, asked)
         });
         broken.map(|(_, removal)| removal)
     }
 
     /// Whether who asks cannot know of a removal: it has been started anew since, and was answered by one who was not part
     /// of everybody then, and has come back; and either so have all who were, or they may not have met again.
-    fn is_unheard(&self, removal: &Removal, loaded_by: usize, asked: Asked) -> bool {
+    fn is_unheard(&self, removal: &Removal, load: &Load, asked: Asked) -> bool {
         let (Some(ended), now) = (removal.ended, asked.started.at) else { return false };
+        // What was inserted lies with the owner, and who that was is not written down.
+        let was_beyond = |node: &usize| load.is_insert || *node == load.node;
         let is_new = |node: usize| {
             self.weather.iter().any(|(fault, since, until)| {
                 let is_down =
@@ -216,7 +218,7 @@ impl Books {
         let have_met = self.weather.iter().all(|(_, since, until)| *since > now || *until + CALM_AFTER <= now);
         let nodes = self.starts.keys().map(|(node, _)| *node);
         let mut others = nodes.filter(|node| !removal.beyond.contains(node));
-        removal.beyond.contains(&loaded_by) && is_new(asked.node) && (!have_met || others.all(is_new))
+        removal.beyond.iter().any(was_beyond) && is_new(asked.node) && (!have_met || others.all(is_new))
     }
 
     /// The removal that a process missed while it stood still, after which a get of the time since must not be answered
