@@ -9,11 +9,11 @@
 
 use std::future::{Ready, ready};
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncRead;
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::http::Uri;
 use tower_service::Service;
@@ -43,12 +43,23 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the connection is closed")
 }
 
+/// A TCP stream that gives [`Signs`] of what happens to it.
+type Stream<S> = InspectReader<S, Box<dyn FnMut(&[u8]) + Send>>;
+
 /// A connector that hands out the stream it was made with, once.
 pub(super) struct OneStream<S>(Option<Stream<S>>);
 
-impl<S> OneStream<S> {
+impl<S: AsyncRead> OneStream<S> {
     pub(super) fn new(tcp: S, signs: &Signs) -> Self {
-        Self(Some(Stream { tcp, signs: signs.clone() }))
+        let (greeted, gone) = (signs.greeted.clone(), signs.closed.clone().drop_guard());
+        let inspect = move |read: &[u8]| {
+            // It goes with the stream, whose part this is.
+            let _ = &gone;
+            if !read.is_empty() {
+                greeted.cancel();
+            }
+        };
+        Self(Some(InspectReader::new(tcp, Box::new(inspect))))
     }
 }
 
@@ -63,54 +74,5 @@ impl<S> Service<Uri> for OneStream<S> {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         ready(self.0.take().map(TokioIo::new).ok_or_else(closed))
-    }
-}
-
-/// A TCP stream that gives [`Signs`] of what happens to it.
-pub(super) struct Stream<S> {
-    tcp: S,
-    signs: Signs,
-}
-
-impl<S> Drop for Stream<S> {
-    fn drop(&mut self) {
-        self.signs.closed.cancel();
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.signs.greeted.cancel();
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
