@@ -118,11 +118,15 @@ fn a_miss_outside_of_a_runtime_is_an_error_in_words() {
     assert_eq!((group.stats().flights, group.stats().gets.total()), (0, 2));
 }
 
-/// What a group of so many entries of this size holds: by its own count, and by the allocator's.
-fn held(entries: usize, size: usize, insert: bool) -> (f64, f64) {
+/// What a group of so many entries of this size, with so many tags if they are loaded, holds: by its own count, and by
+/// the allocator's.
+fn held(entries: usize, size: usize, tags: usize, insert: bool) -> (f64, f64) {
     let runtime = runtime();
     let node = Node::local();
-    let loader = move |_: Key| async move { Ok::<_, BoxError>(sized(size)) };
+    let loader = move |_: Key| async move {
+        let names = (0..tags).map(|number| number.to_string());
+        Ok::<_, BoxError>(Loaded::value(sized(size)).tags(names))
+    };
     let group: Group<Bytes> = node.group("g").capacity(1 << 30).loader(loader).build().unwrap();
     // Once first, so that what is made once and kept is not counted.
     runtime.block_on(async { group.get("first").await.unwrap() });
@@ -148,17 +152,19 @@ fn held(entries: usize, size: usize, insert: bool) -> (f64, f64) {
 #[test]
 fn the_bytes_that_are_reported_are_those_that_the_allocator_holds() {
     // Tables double all at once: between doublings an entry's part of them is twice as large or half as large.
-    for (entries, size, insert) in [
-        (40_000, 100, false),
-        (54_000, 100, false),
-        (60_000, 100, false),
-        (40_000, 1024, false),
-        (40_000, 100, true),
-        (40_000, 1024, true),
+    for (entries, size, tags, insert) in [
+        (40_000, 100, 0, false),
+        (54_000, 100, 0, false),
+        (60_000, 100, 0, false),
+        (40_000, 1024, 0, false),
+        (40_000, 100, 1, false),
+        (40_000, 100, 5, false),
+        (40_000, 100, 0, true),
+        (40_000, 1024, 0, true),
     ] {
-        let (own, held) = held(entries, size, insert);
+        let (own, held) = held(entries, size, tags, insert);
         let ratio = own / held;
-        let case = format!("{entries} entries of {size} bytes");
+        let case = format!("{entries} entries of {size} bytes with {tags} tags");
         assert!((0.95..=1.05).contains(&ratio), "{case}: {own} reported, {held} held: {ratio:.3}");
     }
 }
