@@ -366,7 +366,7 @@ async fn an_inserted_value_lives_from_when_it_was_offered_however_long_its_way_w
     // The offer, the question for the value, the value, and that it is stored: the owner has asked after 100 ms.
     let (receipt, took) = timed(groups[1].insert(&key, String::from("inserted"))).await;
     assert!(receipt.unwrap().stored() && took < ms(500), "{took:?}");
-    sleep(ms(2_050) - took).await;
+    sleep(ms(2_050).saturating_sub(took)).await;
     assert_eq!(groups[0].peek(&key).as_deref(), Some("inserted"));
     sleep(ms(100)).await;
     assert_eq!(groups[0].peek(&key), None);

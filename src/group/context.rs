@@ -31,7 +31,7 @@ impl Context {
     /// stood still. The time is read only if that depends on it: not for what is never due, nor, where nobody can turn
     /// the time by hand, if both moments are a second or more away.
     #[inline]
-    pub(crate) fn is_to_come(&self, due: Moment) -> bool {
+    pub(crate) fn may_be_served(&self, due: Moment) -> bool {
         let trusted = self.pulse.trusted_until();
         if due == Moment::NEVER {
             // To hold that against the time would double what it costs to look at it: the next beat tells.

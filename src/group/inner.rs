@@ -120,7 +120,7 @@ impl<V: Value> Inner<V> {
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     pub(super) fn look(&self, key: KeyRef<'_>) -> Option<Hit<V>> {
         let place = self.context.peers.place(key.hash);
-        self.shards.look(key, place, |due| self.context.is_to_come(due))
+        self.shards.look(key, place, |due| self.context.may_be_served(due))
     }
 
     /// What a load (or an insert) brought at that moment, as it will be cached and handed out: how long it lives, counted

@@ -163,7 +163,7 @@ impl<V: Value> Group<V> {
     #[must_use]
     pub fn peek(&self, key: &(impl AsKey + ?Sized)) -> Option<V> {
         let key = KeyRef::new(key.as_key()).check().ok()?;
-        self.inner.shards.peek(key, |end| self.inner.context.is_to_come(end))
+        self.inner.shards.peek(key, |end| self.inner.context.may_be_served(end))
     }
 
     /// Puts a value in the cache of the key's owner, and takes the key out of all others: a removal that comes with an
@@ -181,7 +181,8 @@ impl<V: Value> Group<V> {
     }
 
     /// The same with what a loader could have returned: a value with a time to live of its own, or "there is none",
-    /// which acts as a removal.
+    /// which acts as a removal. A life begins with the call, or the way of one message later, and not when the owner has
+    /// got the value.
     ///
     /// # Errors
     /// As [`insert`](Self::insert).
