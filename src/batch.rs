@@ -19,9 +19,9 @@ use bytes::{Bytes, BytesMut};
 /// the cost of each frame (wake-ups, system calls), which is what frames are there to share.
 pub(crate) const FRAME_BYTES: usize = 256 << 10;
 
-/// How many messages a frame takes, if they are small. The two sides then work at the same time, on frames that follow
-/// each other, rather than by turns on all that is under way.
-const FRAME_MESSAGES: usize = 64;
+/// How many messages a frame takes, if they are small. Fewer cost more of each frame's own: with 256 gets of 1 KiB under
+/// way, frames of 64 took a third more processor time a get, and more of them a frame (1,024) no less than this.
+const FRAME_MESSAGES: usize = 256;
 
 /// A value of more bytes than this travels in slices, of this size.
 pub(crate) const SLICE_BYTES: usize = 64 << 10;
