@@ -142,10 +142,13 @@ impl Coherence {
         self.state().covering(group, key, peer)
     }
 
-    /// A question for a key carries removals: says whether flights of the key are to be voided, and the key dropped,
-    /// before it is served.
-    pub(crate) fn carried(&self, group: &Arc<str>, key: &Key, removed: &[Span], now: Moment) -> bool {
-        self.change(|state| state.carried(group, key, removed, now))
+    /// A question for a key carries removals: `take_out` voids the key's flights and drops it, unless that has been done
+    /// for these. They count as applied to the key once it has: a question that comes meanwhile does it as well.
+    pub(crate) fn carry(&self, group: &Arc<str>, key: &Key, removed: &[Span], now: Moment, take_out: impl FnOnce()) {
+        if self.change(|state| state.carried(group, key, removed, now)) {
+            take_out();
+            self.state().carried_out(group, key, removed, now);
+        }
     }
 
     /// Since when this node has carried a removal with its questions for a key, ahead of the removal's turn.

@@ -18,7 +18,7 @@ use crate::key::{HashedKey, Key};
 use crate::lifespan::Lifespan;
 use crate::member::NodeName;
 use crate::message::{Incarnation, Scope};
-use crate::removals::Origin;
+use crate::removals::{Origin, Span};
 use crate::shards::{Begin, Demand, Keep, Kind, Lead, Look, Shards};
 use crate::store::Place;
 use crate::time::Moment;
@@ -192,6 +192,31 @@ fn what_is_acknowledged_is_out() {
         };
         for thread in [apply([0, 1]), apply([1, 0])] {
             thread.join().unwrap();
+        }
+    });
+}
+
+/// Two questions carry the same removal, ahead of its turn: neither is answered with what it takes out.
+#[test]
+fn what_questions_carry_is_out_before_either_is_answered() {
+    try_out(|| {
+        let world = World::new();
+        let holders: Arc<dyn Holders> = Arc::new(Held(Arc::clone(&world)));
+        let coherence = Arc::new(Coherence::new(origin("a"), Arc::downgrade(&holders)));
+        let span = Span::one(origin("b"), 1);
+        world.load();
+        world.source.store(2, Ordering::SeqCst);
+        let questions = [(); 2].map(|()| {
+            let (world, coherence, span) = (Arc::clone(&world), Arc::clone(&coherence), span.clone());
+            thread::spawn(move || {
+                let (group, key) = (Arc::from("g"), &world.key.key);
+                let take_out = || world.shards.remove(world.key.as_ref());
+                coherence.carry(&group, key, std::slice::from_ref(&span), NOW, take_out);
+                world.check(2);
+            })
+        });
+        for question in questions {
+            question.join().unwrap();
         }
     });
 }

@@ -208,8 +208,10 @@ impl<V: Value> Inner<V> {
 
     /// Applies what a question carries to its key, unless it has been.
     pub(super) fn carry(self: &Arc<Self>, key: KeyRef<'_>, removed: &[Span], now: Moment) {
-        if !removed.is_empty() && self.context.coherence.carried(&self.name, &Key::new(key.bytes), removed, now) {
-            self.take_out(&Scope::Keys(vec![Key::new(key.bytes)]));
+        if !removed.is_empty() {
+            let key = Key::new(key.bytes);
+            let take_out = || self.take_out(&Scope::Keys(vec![key.clone()]));
+            self.context.coherence.carry(&self.name, &key, removed, now, take_out);
         }
     }
 

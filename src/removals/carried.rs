@@ -20,8 +20,14 @@ const REMEMBERED: Duration = Duration::from_secs(1);
 /// So many are remembered.
 const MOST: usize = 4096;
 
-/// Which, and when it was applied to the key.
-type Noted = (Span, Moment);
+/// A removal that a question for a key has carried.
+#[derive(Debug)]
+struct Noted {
+    span: Span,
+    at: Moment,
+    /// Whether the key has been dropped since.
+    is_out: bool,
+}
 
 /// Removals that questions have carried.
 #[derive(Debug, Default)]
@@ -31,17 +37,18 @@ pub(crate) struct Carried {
 }
 
 impl Carried {
-    /// Notes that a question carries `span`; says whether it is new, so that the key is to be dropped.
+    /// Notes that a question carries `span`; says whether the key is to be dropped, because that is new, or because
+    /// whoever noted it has yet to.
     pub(crate) fn note(&mut self, group: &Arc<str>, key: &Key, span: &Span, now: Moment) -> bool {
         let spans = self.keys.entry(Arc::clone(group)).or_default().entry(key.clone()).or_default();
-        if let Some((_, at)) = spans.iter_mut().find(|(known, _)| known == span) {
-            if now.since(*at) < REMEMBERED {
-                return false;
+        if let Some(noted) = spans.iter_mut().find(|noted| noted.span == *span) {
+            if now.since(noted.at) < REMEMBERED {
+                return !noted.is_out;
             }
-            *at = now;
+            (noted.at, noted.is_out) = (now, false);
             return true;
         }
-        spans.push((span.clone(), now));
+        spans.push(Noted { span: span.clone(), at: now, is_out: false });
         self.count += 1;
         if self.count > MOST {
             self.forget(now);
@@ -49,14 +56,20 @@ impl Carried {
         true
     }
 
-    /// What is remembered for a key.
-    pub(crate) fn of(&self, group: &str, key: &[u8]) -> impl Iterator<Item = &Span> {
-        self.noted(group, key).map(|(span, _)| span)
+    /// The key has been dropped by who noted these at that moment.
+    pub(crate) fn taken_out(&mut self, group: &str, key: &Key, spans: &[Span], at: Moment) {
+        let noted = self.keys.get_mut(group).and_then(|keys| keys.get_mut(key)).into_iter().flatten();
+        noted.filter(|noted| noted.at == at && spans.contains(&noted.span)).for_each(|noted| noted.is_out = true);
     }
 
-    /// When `span` was applied to the key, if that is remembered.
+    /// What is remembered for a key.
+    pub(crate) fn of(&self, group: &str, key: &[u8]) -> impl Iterator<Item = &Span> {
+        self.noted(group, key).map(|noted| &noted.span)
+    }
+
+    /// When `span` was noted for the key, if that is remembered.
     pub(crate) fn since(&self, group: &str, key: &[u8], span: &Span) -> Option<Moment> {
-        self.noted(group, key).find(|(known, _)| known == span).map(|(_, at)| *at)
+        self.noted(group, key).find(|noted| noted.span == *span).map(|noted| noted.at)
     }
 
     fn noted(&self, group: &str, key: &[u8]) -> impl Iterator<Item = &Noted> {
@@ -68,7 +81,7 @@ impl Carried {
         self.count = 0;
         self.keys.retain(|_, keys| {
             keys.retain(|_, spans| {
-                spans.retain(|(_, at)| now.since(*at) < REMEMBERED);
+                spans.retain(|noted| now.since(noted.at) < REMEMBERED);
                 self.count += spans.len();
                 !spans.is_empty()
             });
@@ -100,7 +113,11 @@ mod tests {
     fn what_is_carried_again_is_new_again_after_a_second() {
         let (mut carried, group, key) = (Carried::default(), Arc::from("users"), Key::new("k"));
         let at = |millis| Moment::START + Duration::from_millis(millis);
-        let news = [0, 1, 999, 1000, 1500].map(|millis| carried.note(&group, &key, &span(1), at(millis)));
+        let news = [0, 1, 999, 1000, 1500].map(|millis| {
+            let is_news = carried.note(&group, &key, &span(1), at(millis));
+            carried.taken_out(&group, &key, &[span(1)], at(millis));
+            is_news
+        });
         assert_eq!(news, [true, false, false, true, false]);
         assert!(carried.note(&group, &key, &span(2), at(1500)), "another removal");
         assert!(carried.note(&group, &Key::new("l"), &span(1), at(1500)), "another key");
@@ -109,6 +126,20 @@ mod tests {
         assert_eq!((carried.of(&group, &key).count(), carried.is_empty()), (1, false));
         carried.forget(at(2500));
         assert!(carried.is_empty());
+    }
+
+    #[test]
+    fn whoever_meets_it_before_the_key_is_dropped_drops_it_too() {
+        let (mut carried, group, key) = (Carried::default(), Arc::from("users"), Key::new("k"));
+        let (first, second, again) =
+            (Moment::from_secs(1), Moment::from_secs(1) + REMEMBERED / 2, Moment::from_secs(2));
+        assert!(carried.note(&group, &key, &span(1), first));
+        assert!(carried.note(&group, &key, &span(1), second), "the first has not dropped it yet");
+        assert!(carried.note(&group, &key, &span(1), again), "a second has passed");
+        carried.taken_out(&group, &key, &[span(1)], first);
+        assert!(carried.note(&group, &key, &span(1), again), "what was dropped before may have come back since");
+        carried.taken_out(&group, &key, &[span(1)], again);
+        assert!(!carried.note(&group, &key, &span(1), again));
     }
 
     #[test]

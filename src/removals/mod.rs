@@ -166,12 +166,18 @@ impl Removals {
     }
 
     /// A question for a key carries these. If this returns true, the holder voids the key's flights that have begun and
-    /// drops it, before it serves. A question that carries the same again finds it applied, for a second.
+    /// drops it, then says so, and serves only then. From there on a question that carries the same finds it applied, for
+    /// a second.
     #[must_use]
     pub(crate) fn carried(&mut self, group: &Arc<str>, key: &Key, spans: &[Span], now: Moment) -> bool {
         // All are noted, whatever came of those before.
         let unseen = spans.iter().filter(|span| !self.seen.has_all(span));
         unseen.filter(|span| self.carried.note(group, key, span, now)).count() > 0
+    }
+
+    /// The holder, to whom [`carried`](Self::carried) returned true with these at that moment, has dropped the key.
+    pub(crate) fn carried_out(&mut self, group: &str, key: &Key, spans: &[Span], at: Moment) {
+        self.carried.taken_out(group, key, spans, at);
     }
 
     /// Since when a key has been asked for with `span`, which a question has carried, without a break.

@@ -77,6 +77,7 @@ impl Cluster {
         let server = self.node(node);
         if server.removals.carried(&group(), &key(of), spans, now) {
             server.void_and_drop(Some(of), true);
+            server.removals.carried_out(&group(), &key(of), spans, now);
         }
         match server.store.get(&of).cloned() {
             Some(value) => self.answer(node, Waiter::Peer { connection, fetch }, &value),
