@@ -183,7 +183,7 @@ impl Known {
     /// What this node says of itself: `seen` is what it has applied by now.
     pub(crate) fn report(&self, seen: &Seen) -> Report {
         let (of, links) = (self.me.clone(), self.links());
-        Report { of, version: self.version, links: links.into(), seen: seen.clone(), dead: Vec::new() }
+        Report { of, version: self.version, links: links.into(), seen: seen.told(), dead: Vec::new() }
     }
 
     /// Counted up whenever the links change: an acknowledgement says it instead of them.

@@ -80,6 +80,8 @@ pub(crate) struct Removals {
     carried: Carried,
     /// Whether anything has changed that could make a removal complete.
     has_news: bool,
+    /// Up to where the removals of each origin were complete when that was last looked at.
+    stable: BTreeMap<Origin, u64>,
     /// The number of this node's that has to be complete, and out of the log, before lines of dead incarnations go:
     /// who was not there then lacks it, and is behind the reach.
     marker: Option<u64>,
@@ -98,6 +100,7 @@ impl Removals {
             bare: BTreeMap::new(),
             carried: Carried::default(),
             has_news: false,
+            stable: BTreeMap::new(),
             marker: None,
         }
     }
@@ -123,7 +126,7 @@ impl Removals {
     /// Last step: nothing of what the record takes out is here any more, so the vector may say so, and the log have it.
     pub(crate) fn settle(&mut self, record: &Arc<Record>) {
         if self.look(&record.span) == Noted::New {
-            self.seen.note(&record.span);
+            self.seen.claim(&record.span);
             self.log.push(record);
             self.has_news = true;
         }
@@ -133,6 +136,9 @@ impl Removals {
         // A coarse record follows on what was forgotten or seen: the log has it as one piece.
         match self.seen.look(span) {
             Noted::New if !span.is_one() && span.first > self.seen.mark(&span.origin) + 1 => Noted::Beyond,
+            // Nobody else can bring what was issued here: it is noted, however many are applied before one that takes
+            // long.
+            Noted::Beyond if span.origin == self.me => Noted::New,
             noted => noted,
         }
     }
@@ -317,14 +323,23 @@ impl Removals {
             return;
         }
         let stable = self.known.stable(&self.seen);
+        // While a node is away nothing becomes complete, however much is acknowledged, and the tombstones are many.
+        if stable != self.stable {
+            self.let_go_of(&stable);
+            self.stable.clone_from(&stable);
+        }
+        self.forget_origins(&stable);
+    }
+
+    /// Lets go of what is complete.
+    fn let_go_of(&mut self, stable: &BTreeMap<Origin, u64>) {
         for (origin, &mark) in stable.iter().filter(|(_, mark)| **mark > 0) {
             let bare = self.bare.entry(origin.clone()).or_default();
             *bare = mark.max(*bare);
         }
         let is_complete = |span: &Span| stable.get(&span.origin).is_some_and(|mark| span.last <= *mark);
         self.tombstones.drain(&is_complete);
-        self.log.forget(&stable);
-        self.forget_origins(&stable);
+        self.log.forget(stable);
     }
 
     /// What fills the holes that dead origins have left: a removal that nobody has, while a later one of the same

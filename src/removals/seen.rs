@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::{Origin, Span};
 
-/// How many numbers above the mark a line holds.
+/// How many numbers above the mark a line holds, but for the line of the node whose vector it is.
 pub(crate) const MAX_ABOVE: usize = 1024;
 
 /// What came of noting that something was applied.
@@ -75,6 +75,22 @@ impl Seen {
         }
         line.add(span.first, span.last);
         Noted::New
+    }
+
+    /// Claims `span`, which has been applied, however far it is above the mark.
+    pub(crate) fn claim(&mut self, span: &Span) {
+        self.lines.entry(span.origin.clone()).or_default().add(span.first, span.last);
+    }
+
+    /// What of this may be told to others, who hold no more above a mark: the lowest.
+    pub(crate) fn told(&self) -> Self {
+        let mut told = self.clone();
+        for line in told.lines.values_mut() {
+            if let Some(&beyond) = line.above.iter().nth(MAX_ABOVE) {
+                line.above.split_off(&beyond);
+            }
+        }
+        told
     }
 
     /// Whether [`note`](Self::note) could claim `span`.
@@ -191,6 +207,19 @@ mod tests {
         assert!(!seen.has_all(&span(1, 5, 5)));
         assert_eq!(seen.note(&span(1, 1, 9)), Noted::New, "what joins the mark always has room");
         assert_eq!(seen.mark(&origin(1)), 10);
+    }
+
+    #[test]
+    fn what_is_claimed_all_the_same_is_not_told_before_the_mark_is_near() {
+        let mut seen = Seen::default();
+        let numbers = 2..=3 * MAX_ABOVE as u64;
+        numbers.clone().for_each(|number| seen.claim(&span(1, number, number)));
+        let has_all = |seen: &Seen, last| seen.has_all(&span(1, 2, last));
+        assert!(has_all(&seen, *numbers.end()) && seen.mark(&origin(1)) == 0);
+        let (told, near) = (seen.told(), 1 + MAX_ABOVE as u64);
+        assert!(has_all(&told, near) && !has_all(&told, near + 1));
+        seen.claim(&span(1, 1, 1));
+        assert_eq!((seen.mark(&origin(1)), seen.told().mark(&origin(1))), (*numbers.end(), *numbers.end()));
     }
 
     proptest! {

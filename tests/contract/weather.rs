@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use futures::FutureExt;
+use futures::future::join_all;
 use peerage::{MemoryNetwork, Told};
 
 use crate::cluster::{Cluster, Member, Source, keys_ranked, ms, timed, until, version};
@@ -20,6 +22,31 @@ async fn start_anew(cluster: &mut Cluster, index: usize) {
     let address = cluster.members[index].address();
     let node = cluster.network.node(&address).peers(cluster.addresses()).start().await.unwrap();
     cluster.members[index] = Member::new(node, &cluster.source);
+}
+
+/// An insert has its number before its task runs, and so before all of the removals are applied: more than a vector
+/// holds out of turn. A peer that was away is told of every one all the same.
+#[tokio::test(start_paused = true)]
+async fn however_many_removals_overtake_another_one_a_peer_that_comes_back_hears_of_all() {
+    let cluster = Cluster::start(2).await;
+    let [remover, peer] = &cluster.members[..] else { unreachable!() };
+    let keys = cluster.keys_ranked(&[1], 1200);
+    join_all(keys.iter().map(|key| peer.group.get(key))).await;
+    cluster.cut_off(1);
+    cluster.until_down(1).await;
+    change_all(&cluster.source, &keys);
+    let insert = remover.group.insert("another", String::from("value@0")).boxed();
+    let removals = keys.iter().map(|key| remover.group.remove(key).boxed());
+    let receipts = join_all([insert].into_iter().chain(removals)).await;
+    assert!(keys.iter().all(|key| peer.group.peek(key).is_some()), "it has not heard of any");
+    cluster.network.heal_all();
+    cluster.until_whole().await;
+    for receipt in receipts {
+        let receipt = receipt.unwrap().settled(SECOND).await;
+        assert!(receipt.is_everywhere(), "{receipt:?}");
+    }
+    assert!(keys.iter().all(|key| peer.group.peek(key).is_none()));
+    until("no tombstone is left", || remover.node.stats().tombstones == 0).await;
 }
 
 #[tokio::test(start_paused = true)]
