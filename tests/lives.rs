@@ -511,3 +511,17 @@ async fn what_a_lagging_source_brings_after_a_removal_is_served_and_not_kept_for
     sleep(500 * SECOND).await;
     assert!(groups.iter().all(|group| group.peek(&key).is_some()), "that one has the life that it was given");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_inserts_another_nodes_key_does_not_trust_its_lagging_source_either() {
+    let lagging = |builder: GroupBuilder| builder.time_to_live(600 * SECOND).source_lag(60 * SECOND);
+    let network = MemoryNetwork::new();
+    let nodes = network.start(2).await.unwrap();
+    let groups: Vec<_> = nodes.iter().map(|node| Counting::default().group(node, lagging)).collect();
+    let key = owned_by(&nodes[0]);
+    network.cut(nodes[0].address(), nodes[1].address());
+    let receipt = groups[1].insert(&key, String::from("new")).await.unwrap();
+    assert!(!receipt.is_everywhere() && !receipt.stored(), "{receipt:?}");
+    let entry = groups[1].get_with(&key, GetOptions::new()).await.unwrap();
+    assert_eq!((entry.source(), entry.time_left()), (&Source::Loader, Some(60 * SECOND)));
+}

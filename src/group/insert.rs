@@ -76,6 +76,7 @@ impl<V: Value> Inner<V> {
         let install = || match &owner {
             None => self.install_own(offer.number, &key),
             Some(_) => {
+                self.lag.note(&Scope::Keys(vec![key.key.clone()]), self.now());
                 self.shards.remove(key.as_ref());
                 Ok(false)
             }
