@@ -188,10 +188,13 @@ impl Front {
                 let (stored, is_applied) = group.take_offer(from, insert).await;
                 Ok(Reply::Insert { stored, ack: is_applied.then(|| self.core.context.coherence.ack(version)) })
             }
-            (_, Some(value)) => {
+            (None, Some(value)) => {
                 let terms = ((insert.time_to_live, insert.refresh_after), insert.tags);
                 let stored = group.install(insert.key, value, terms)?;
                 Ok(Reply::Insert { stored, ack: None })
+            }
+            (Some(_), Some(_)) => {
+                Err(Refusal::new(RefusalKind::Invalid, "a node offers its values, and is asked for them"))
             }
             (None, None) => Err(Refusal::new(RefusalKind::Invalid, "an offer of a client's cannot be asked for")),
         }
