@@ -80,8 +80,9 @@ impl<V: Value> Inner<V> {
     async fn sweep(&self) {
         // What comes in from here on is told, or seen.
         self.next_end.reset();
+        let mut since_rest = 0;
         for shard in 0..self.shards.count() {
-            let next_end = self.shards.sweep(shard, breathe).await;
+            let next_end = self.shards.sweep(shard, |seen| breathe(&mut since_rest, seen)).await;
             self.next_end.lower(next_end);
         }
     }
@@ -89,9 +90,47 @@ impl<V: Value> Inner<V> {
 
 /// Between two goes of a round: lets everybody else go first. What the round gave back to the allocator, others may have
 /// to tidy up when they ask for memory: so it does not give back too much at a time.
-async fn breathe(swept: usize) {
-    if swept.is_multiple_of(BREATH) {
-        return clock::sleep(REST).await;
+fn breathe(since_rest: &mut usize, seen: usize) -> impl Future<Output = ()> + use<> {
+    // Through all queues and shards: no go but the last of a queue has to be of any certain length.
+    *since_rest += seen;
+    let rests = *since_rest >= BREATH;
+    if rests {
+        *since_rest = 0;
     }
-    tokio::task::yield_now().await;
+    async move { if rests { clock::sleep(REST).await } else { tokio::task::yield_now().await } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::BoxError;
+    use crate::key::{HashedKey, Key};
+    use crate::store::{Entry, Place};
+    use crate::{Group, Node};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_rests_however_its_entries_are_spread_over_queues() {
+        let loader = |_: Key| async { Ok::<_, BoxError>(String::new()) };
+        let group: Group<String> =
+            Node::local().group("g").capacity(32 << 20).loader(loader).build().expect("it is valid");
+        let inner = &group.inner;
+        let life = Lifespan::new(inner.now(), inner.now() + Duration::from_secs(3600));
+        let mut keys = 0..;
+        let mut put = |count: usize, place| {
+            for key in keys.by_ref().take(count) {
+                let entry = Entry { value: Some(String::new()), weight: 8, life, tagged: None };
+                let key = HashedKey::new(Key::new(&format!("{key:05}")));
+                inner.shards.insert(&key, entry, place);
+            }
+        };
+        // What is left of the queues that are swept first, after goes of full length, are goes of all lengths.
+        put(37 * inner.shards.count(), Place::Main);
+        put(12_000, Place::Hot);
+        assert!(inner.shards.usage().0.hot_entries > 10_000, "they have room");
+        let began = inner.now();
+        inner.sweep().await;
+        let rests = u32::try_from(12_000 / (BREATH + 64)).expect("a few");
+        let took = inner.now().since(began);
+        assert!(took >= rests * REST, "only {took:?} of rest");
+    }
 }

@@ -155,10 +155,14 @@ impl<V: Value> Shards<V> {
     }
 
     /// Sweeps one shard, a few entries at a time; between two goes whoever else wants the lock has it, and `pause` is
-    /// waited for, which is told how many entries have been looked at. Says when the first of the entries that stay has
-    /// its end, as far as that was seen.
-    pub(crate) async fn sweep<P: Future<Output = ()>>(&self, shard: usize, pause: impl Fn(usize) -> P) -> Moment {
-        let (mut next_end, mut swept) = (Moment::NEVER, 0);
+    /// waited for, which is told how many entries were looked at in the one before. Says when the first of the entries
+    /// that stay has its end, as far as that was seen.
+    pub(crate) async fn sweep<P: Future<Output = ()>>(
+        &self,
+        shard: usize,
+        mut pause: impl FnMut(usize) -> P,
+    ) -> Moment {
+        let mut next_end = Moment::NEVER;
         write(&self.shards[shard]).store.begin_sweep();
         for queue in QUEUES {
             let mut left = write(&self.shards[shard]).store.to_sweep(queue);
@@ -178,15 +182,14 @@ impl<V: Value> Shards<V> {
                     })
                 };
                 drop(dropped);
-                swept += seen;
                 next_end = next_end.min(end);
                 left -= seen;
+                pause(seen).await;
                 if seen < most {
                     // The rest is left as it is, unless there is none: it may have an end at any time.
                     next_end = next_end.min(now);
                     break;
                 }
-                pause(swept).await;
             }
         }
         next_end
