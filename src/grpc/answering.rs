@@ -207,7 +207,10 @@ impl Answers {
                 wanted.push(Wanted { key, time_limit, max_age, after });
             }
         }
-        if let Ok(terms) = gets.terms {
+        // What asks nothing is not bounded by what the backlog may hold.
+        if let Ok(terms) = gets.terms
+            && !wanted.is_empty()
+        {
             self.backlog.push_back(Section { terms, ids, wanted, looked_at: 0 });
         }
     }
@@ -256,6 +259,7 @@ impl Answers {
         }
         if !others.is_empty() {
             let given_up: Vec<_> = self.backlog.iter_mut().flat_map(|section| section.give_up(&others)).collect();
+            self.backlog.retain(|section| section.left() > 0);
             for id in given_up {
                 self.respond_given_up(id);
             }
@@ -333,6 +337,13 @@ impl Answers {
         }
     }
 
+    /// Whether nothing more can leave: large values wait for credit, which comes from who has ended its side, and
+    /// whatever else there may be waits for them.
+    fn is_stuck(&self) -> bool {
+        let waits_for_itself = self.calls.is_empty() && (self.waiting.is_empty() || !self.has_room());
+        !self.is_open && waits_for_itself && self.batch.large_values() > 0 && !self.batch.is_ready()
+    }
+
     fn is_over(&self) -> bool {
         let is_idle = self.backlog.is_empty() && self.waiting.is_empty() && self.calls.is_empty();
         (!self.is_open || self.is_stopping) && is_idle && self.batch.is_empty()
@@ -358,6 +369,11 @@ impl Stream for Answers {
                 Poll::Ready(Some(Ok(frame)))
             }
             None if self.is_over() => Poll::Ready(self.ended.take().map(Err)),
+            None if self.is_stuck() => {
+                let why =
+                    "the asking side has ended, and with it the credit for the large values that it has asked for";
+                Poll::Ready(Some(Err(self.ended.take().unwrap_or_else(|| Status::failed_precondition(why)))))
+            }
             None => Poll::Pending,
         }
     }
@@ -369,4 +385,55 @@ fn failed(error: Error) -> Reply {
 
 fn misbehaved(how: BadSlice) -> Refusal {
     Refusal::new(RefusalKind::Invalid, format!("the stream does not keep to the protocol: {how}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tonic::body::Body;
+
+    use super::super::codec;
+    use super::*;
+    use crate::message::After;
+
+    struct NeverAsked;
+
+    impl Handler for NeverAsked {
+        fn handle(&self, _: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
+            std::future::pending().boxed()
+        }
+    }
+
+    fn gets(keys: &[(u64, usize)]) -> Gets {
+        let ask = |&(id, len): &(u64, usize)| Question {
+            id,
+            key: Bytes::from(vec![b'k'; len]),
+            time_limit: Duration::MAX,
+            max_age: None,
+            after: After::default(),
+        };
+        let group = Arc::from("g");
+        let terms = GetTerms { group, schema: 0, time_limit: Duration::MAX, nested: false, max_age: None };
+        Gets { terms: Ok(terms), questions: keys.iter().map(ask).collect() }
+    }
+
+    fn take(answers: &mut Answers, frame: AskFrame) {
+        answers.take(frame).expect("it keeps to the protocol");
+    }
+
+    #[test]
+    fn what_asks_nothing_is_not_put_on_the_backlog_nor_left_there() {
+        let asked = Streaming::new_empty(codec::Answering, Body::empty());
+        let mut answers = Answers::new(asked, Arc::new(NeverAsked), 1 << 20, CancellationToken::new());
+        let too_long = Key::MAX_LEN + 1;
+        let (nothing, refused) = (gets(&[]), gets(&[(1, too_long), (2, too_long)]));
+        take(&mut answers, AskFrame { gets: vec![nothing, refused], ..AskFrame::default() });
+        assert!(answers.backlog.is_empty(), "nothing of that waits for anything");
+        let some = || vec![gets(&[(1, 1), (2, 1), (3, too_long)]), gets(&[(4, 1)])];
+        take(&mut answers, AskFrame { gets: some(), ..AskFrame::default() });
+        assert_eq!(answers.backlog.iter().map(Section::left).collect::<Vec<_>>(), [2, 1]);
+        let given_up = AskFrame { cancelled: vec![1, 4], ..AskFrame::default() };
+        take(&mut answers, given_up);
+        assert_eq!(answers.backlog.iter().map(Section::left).collect::<Vec<_>>(), [1]);
+    }
 }

@@ -148,6 +148,29 @@ async fn large_values_for_a_peer_that_does_not_read_are_bounded_in_number() {
 }
 
 #[tokio::test]
+async fn a_stream_is_not_kept_for_large_values_that_no_credit_can_come_for() {
+    for (count, what) in [(1, "the rest of one"), (200, "more than are looked for at a time")] {
+        let node = Net::grpc().serve(answering_now(|key| Ok(value_answer(pattern(usize_of(key)), None)))).await;
+        let mut client = RawClient::connect(&node.own_address(), 64 << 20).await;
+        client.send(questions((0..count).map(|id| question(id, b"2000000")).collect()));
+        client.send(questions(vec![question(count, b"7")]));
+        client.half_close();
+        let status = client.end().await.expect_err("it cannot be sent to its end");
+        assert!(status.message().contains("credit"), "{what}: {status:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_needs_no_credit_is_answered_to_a_peer_that_asks_nothing_more() {
+    let node = Net::grpc().serve(answering_now(|key| Ok(value_answer(pattern(usize_of(key)), None)))).await;
+    let mut client = RawClient::connect(&node.own_address(), 64 << 20).await;
+    client.send(questions((0..1000).map(|id| question(id, if id < 10 { b"100000" } else { b"7" })).collect()));
+    client.half_close();
+    assert_eq!(client.responses(1000).await.len(), 1000);
+    client.end().await.expect("all was sent");
+}
+
+#[tokio::test]
 async fn beyond_so_many_questions_a_peer_is_busy_at_once_until_it_answers() {
     const MOST: usize = 1 << 16;
     let mut server = RawServer::start(8 << 20).await;

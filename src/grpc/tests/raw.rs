@@ -76,6 +76,11 @@ impl RawClient {
         responses
     }
 
+    /// Asks nothing more, and goes on reading.
+    pub(super) fn half_close(&mut self) {
+        self.asks = mpsc::unbounded_channel().0;
+    }
+
     /// How the stream ends, whatever comes before.
     pub(super) async fn end(mut self) -> Result<(), Status> {
         while self.next().await?.is_some() {}
