@@ -347,13 +347,12 @@ impl<V: Value> Shards<V> {
     }
 
     /// Puts an entry in the place of whatever is there, and voids the key's flights: their values are older. Says
-    /// whether it was kept.
-    pub(crate) fn insert(&self, key: &HashedKey, entry: Entry<V>, place: Place) -> bool {
-        let mut dropped = Dropped::default();
+    /// whether it was kept. What has to go is the caller's to drop, who may hold a lock.
+    pub(crate) fn insert(&self, key: &HashedKey, entry: Entry<V>, place: Place, dropped: &mut Dropped<V>) -> bool {
         let mut shard = self.exclusive(key.as_ref());
         shard.void(key.as_ref());
         shard.change(key.as_ref());
-        shard.store.insert(key.as_ref(), entry, place, &mut dropped)
+        shard.store.insert(key.as_ref(), entry, place, dropped)
     }
 
     /// Takes a key out, and voids its flights.

@@ -21,7 +21,7 @@ use crate::peers::Peer;
 use crate::receipt::Receipt;
 use crate::removals::{Origin, Record, Span};
 use crate::shards::{Demand, Keep, Kind, Lead, Look};
-use crate::store::{Entry, Place};
+use crate::store::{Dropped, Entry, Place};
 use crate::tags::Tagged;
 use crate::tasks::Work;
 use crate::time::Moment;
@@ -99,9 +99,11 @@ impl<V: Value> Inner<V> {
         let offered = |offer: &Offered<V>| (offer.loaded.clone(), (offer.born, offer.since));
         let Some((loaded, begun)) = self.offers.with(number, key.key.as_bytes(), offered) else { return Ok(false) };
         let Some(entry) = self.own_entry(key, loaded, begun)? else { return Ok(false) };
-        // Only now, with no removal in between.
         self.sweep_at(&entry.life);
-        let stored = self.offers.with(number, key.key.as_bytes(), |_| self.shards.insert(key, entry, Place::Main));
+        let mut dropped = Dropped::default();
+        // Only now, with no removal in between.
+        let insert = |_: &_| self.shards.insert(key, entry, Place::Main, &mut dropped);
+        let stored = self.offers.with(number, key.key.as_bytes(), insert);
         Ok(stored.unwrap_or(false))
     }
 
@@ -129,7 +131,8 @@ impl<V: Value> Inner<V> {
         if let Some(entry) = &entry {
             self.sweep_at(&entry.life);
         }
-        let stored = entry.is_some_and(|entry| self.shards.insert(key, entry, Place::Main));
+        let mut dropped = Dropped::default();
+        let stored = entry.is_some_and(|entry| self.shards.insert(key, entry, Place::Main, &mut dropped));
         self.removals.stored.add(u64::from(stored));
         Ok(stored)
     }
@@ -314,5 +317,81 @@ impl<V: Value> Pull<V> {
             }
             Err(error) => drop(lead.land(Err(error), None)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{OnceLock, mpsc};
+
+    use super::*;
+    use crate::codec::Codec;
+    use crate::error::{BoxError, CodecError};
+    use crate::key::Key;
+    use crate::{Node, WeakGroup};
+
+    /// What all values of a group have in common.
+    #[derive(Default)]
+    struct Common {
+        group: OnceLock<WeakGroup<Meddling>>,
+        dropped: AtomicUsize,
+    }
+
+    /// A value that begins a removal when it is dropped.
+    #[derive(Clone)]
+    struct Meddling(Arc<Common>);
+
+    impl Drop for Meddling {
+        fn drop(&mut self) {
+            let Some(group) = self.0.group.get().and_then(WeakGroup::upgrade) else { return };
+            drop(group.remove("another").now_or_never());
+            self.0.dropped.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    struct OneWay;
+
+    impl Codec<Meddling> for OneWay {
+        fn encode(&self, _: &Meddling) -> Result<Bytes, CodecError> {
+            Ok(Bytes::from_static(&[0; 200]))
+        }
+
+        fn decode(&self, _: Bytes) -> Result<Meddling, CodecError> {
+            Err(CodecError::new("nobody sends any"))
+        }
+    }
+
+    async fn values_that_meddle() -> (u64, usize) {
+        const INSERTS: usize = 100;
+        let common = Arc::<Common>::default();
+        let group = Node::local().group("g").capacity(8 << 10).codec(OneWay);
+        let group = group.loader(|_: Key| async { Err::<Meddling, BoxError>("it is only inserted".into()) });
+        let group = group.build::<Meddling>().expect("it is valid");
+        assert!(common.group.set(group.downgrade()).is_ok());
+        for number in 0..INSERTS {
+            let receipt =
+                group.insert(&number.to_string(), Meddling(Arc::clone(&common))).await.expect("it is applied");
+            assert!(receipt.stored());
+        }
+        // A removal that meets the offer.
+        let mut insert = Box::pin(group.insert("k", Meddling(Arc::clone(&common))));
+        assert!(insert.as_mut().now_or_never().is_none());
+        group.remove("k").await.expect("it is applied").everywhere().expect("there is nobody else");
+        assert!(!insert.await.expect("it is applied").stored());
+        assert!(group.peek("k").is_none());
+        (group.stats().cache.evictions, common.dropped.load(Ordering::SeqCst))
+    }
+
+    #[test]
+    fn a_value_that_asks_its_group_when_an_insert_drops_it_waits_for_nobody() {
+        // A deadlock would be one of a thread: it takes another one to see it.
+        let (done, outcome) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+            done.send(runtime.expect("a runtime").block_on(values_that_meddle())).expect("somebody waits");
+        });
+        let (evictions, dropped) = outcome.recv_timeout(Duration::from_secs(60)).expect("it waits for itself");
+        assert!(evictions > 50 && dropped > 100, "{evictions} evictions, {dropped} values dropped");
     }
 }

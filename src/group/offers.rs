@@ -3,6 +3,8 @@
 //! Nothing is stored that was not asked for. An insert is a removal that comes with an offer; the owner applies the
 //! removal, and asks for the value. A removal that is applied here meanwhile voids the offer, one that is applied there
 //! voids what the owner has asked: so no value is stored that is older than a removal that both have applied.
+//!
+//! Values are the user's, and their `Drop` may ask for a removal, which voids offers: none is dropped under the lock.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,40 +34,43 @@ impl<T> Default for Offers<T> {
 impl<T> Offers<T> {
     /// Offers a value; to be taken back with [`end`](Self::end).
     pub(super) fn begin(&self, number: u64, key: HashedKey, tags: Vec<TagHash>, value: T) {
-        self.offers().insert(number, Offer { key, tags, value: Some(value) });
+        let offer = Offer { key, tags, value: Some(value) };
+        let before = self.offers().insert(number, offer);
+        drop(before);
     }
 
     pub(super) fn end(&self, number: u64) {
-        self.offers().remove(&number);
+        let ended = self.offers().remove(&number);
+        drop(ended);
     }
 
     /// A removal: what is offered of that is not, any more.
     pub(super) fn void(&self, scope: &Scope) {
-        let mut offers = self.offers();
-        if offers.is_empty() {
-            return;
-        }
-        match scope {
-            Scope::Keys(keys) => {
-                for offer in offers.values_mut().filter(|offer| keys.contains(&offer.key.key)) {
-                    offer.value = None;
-                }
-            }
-            Scope::Tag(tag) => {
-                let tag = TagHash::of(tag);
-                for offer in offers.values_mut().filter(|offer| bears(&offer.tags, tag)) {
-                    offer.value = None;
-                }
-            }
-            Scope::Group => offers.values_mut().for_each(|offer| offer.value = None),
-        }
+        let voided = self.take_out(scope);
+        drop(voided);
     }
 
-    /// Does something with an offered value, if it still is: no removal comes in between.
+    fn take_out(&self, scope: &Scope) -> Vec<T> {
+        let mut offers = self.offers();
+        if offers.is_empty() {
+            return Vec::new();
+        }
+        let tag = if let Scope::Tag(tag) = scope { Some(TagHash::of(tag)) } else { None };
+        let is_meant = |offer: &Offer<T>| match scope {
+            Scope::Keys(keys) => keys.contains(&offer.key.key),
+            Scope::Tag(_) => tag.is_some_and(|tag| bears(&offer.tags, tag)),
+            Scope::Group => true,
+        };
+        offers.values_mut().filter(|offer| is_meant(offer)).filter_map(|offer| offer.value.take()).collect()
+    }
+
+    /// Does something with an offered value, if it still is: no removal comes in between. What `take` carries with it
+    /// is dropped, if it is not called, after the lock is.
     pub(super) fn with<R>(&self, number: u64, key: &[u8], take: impl FnOnce(&T) -> R) -> Option<R> {
         let offers = self.offers();
         let offer = offers.get(&number).filter(|offer| offer.key.key.as_bytes() == key)?;
-        offer.value.as_ref().map(take)
+        let value = offer.value.as_ref()?;
+        Some(take(value))
     }
 
     fn offers(&self) -> MutexGuard<'_, BTreeMap<u64, Offer<T>>> {
@@ -75,6 +80,9 @@ impl<T> Offers<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Weak};
+
     use super::*;
     use crate::key::Key;
 
@@ -97,5 +105,38 @@ mod tests {
         assert_eq!(there(), [None, Some(2), None]);
         offers.void(&Scope::Group);
         assert_eq!(there(), [None, None, None]);
+    }
+
+    /// A value whose `Drop` needs the offers.
+    struct Needy(Weak<Offers<Needy>>, Arc<AtomicUsize>);
+
+    impl Drop for Needy {
+        fn drop(&mut self) {
+            let Some(offers) = self.0.upgrade() else { return };
+            assert!(offers.0.try_lock().is_ok(), "dropped under the lock");
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn no_value_is_dropped_under_the_lock() {
+        let (offers, dropped) = (Arc::new(Offers::default()), Arc::default());
+        let key = || HashedKey::new(Key::new("k"));
+        let needy = || Needy(Arc::downgrade(&offers), Arc::clone(&dropped));
+        let offer = |number| offers.begin(number, key(), vec![TagHash::of(b"t")], needy());
+        let gone = || dropped.swap(0, Ordering::SeqCst);
+        (1..=2).for_each(offer);
+        offer(1);
+        assert_eq!(gone(), 1, "offered over");
+        offers.end(1);
+        assert_eq!(gone(), 1, "ended");
+        for scope in [Scope::Keys(vec![Key::new("k")]), Scope::Tag(Key::new("t")), Scope::Group] {
+            (3..=4).for_each(offer);
+            offers.void(&scope);
+            assert_eq!(gone(), if scope == Scope::Keys(vec![Key::new("k")]) { 3 } else { 2 }, "{scope:?}");
+        }
+        let carried = needy();
+        assert!(offers.with(3, b"k", move |_| drop(carried)).is_none());
+        assert_eq!(gone(), 1, "what was to be put in its place");
     }
 }

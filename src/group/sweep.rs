@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::error::BoxError;
     use crate::key::{HashedKey, Key};
-    use crate::store::{Entry, Place};
+    use crate::store::{Dropped, Entry, Place};
     use crate::{Group, Node};
 
     #[tokio::test(start_paused = true)]
@@ -120,7 +120,7 @@ mod tests {
             for key in keys.by_ref().take(count) {
                 let entry = Entry { value: Some(String::new()), weight: 8, life, tagged: None };
                 let key = HashedKey::new(Key::new(&format!("{key:05}")));
-                inner.shards.insert(&key, entry, place);
+                inner.shards.insert(&key, entry, place, &mut Dropped::default());
             }
         };
         // What is left of the queues that are swept first, after goes of full length, are goes of all lengths.

@@ -106,7 +106,7 @@ impl World {
                 self.versions[number] += 1;
                 let value = Some(self.versions[number]);
                 let entry = Entry { value, weight: 8, life: ENDLESS, tagged: None };
-                prop_assert!(self.shards.insert(&key(number), entry, Place::Main));
+                prop_assert!(self.shards.insert(&key(number), entry, Place::Main, &mut Dropped::default()));
             }
             Step::Remove(number) => {
                 self.versions[number] += 1;
