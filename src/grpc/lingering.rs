@@ -27,7 +27,14 @@ const MOST: u32 = 15;
 pub(super) struct Lingering {
     tcp: TcpStream,
     silence: Duration,
-    wait: Option<Wait>,
+    end: End,
+}
+
+/// How far the end of the stream has come.
+enum End {
+    NotYet,
+    Told(Wait),
+    Over,
 }
 
 /// The end was told; what remains is the peer's.
@@ -40,7 +47,38 @@ struct Wait {
 
 impl Lingering {
     pub(super) fn new(tcp: TcpStream, silence: Duration) -> Self {
-        Self { tcp, silence, wait: None }
+        Self { tcp, silence, end: End::NotYet }
+    }
+}
+
+impl Wait {
+    fn new(silence: Duration) -> Self {
+        Self { timer: clock::sleep(silence).boxed(), rounds: 0, is_heard: false }
+    }
+
+    fn poll_over(&mut self, tcp: &mut TcpStream, silence: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // Looked at first: whoever sends without a break would leave the timer no turn.
+            let is_over = self.timer.poll_unpin(cx).is_ready();
+            let mut scratch = [0; 4096];
+            loop {
+                let mut buf = ReadBuf::new(&mut scratch);
+                match Pin::new(&mut *tcp).poll_read(cx, &mut buf) {
+                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.is_heard = true,
+                    // The peer has closed its side, or is gone.
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                }
+            }
+            if !is_over {
+                return Poll::Pending;
+            }
+            let rounds = self.rounds + 1;
+            if !self.is_heard || rounds == MOST {
+                return Poll::Ready(());
+            }
+            *self = Self { rounds, ..Self::new(silence) };
+        }
     }
 }
 
@@ -72,34 +110,16 @@ impl AsyncWrite for Lingering {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { tcp, silence, wait } = &mut *self;
-        if wait.is_none() {
+        let Self { tcp, silence, end } = &mut *self;
+        if matches!(end, End::NotYet) {
             ready!(Pin::new(&mut *tcp).poll_shutdown(cx))?;
+            *end = End::Told(Wait::new(*silence));
         }
-        let timer = || clock::sleep(*silence).boxed();
-        let wait = wait.get_or_insert_with(|| Wait { timer: timer(), rounds: 0, is_heard: false });
-        loop {
-            // Looked at first: whoever sends without a break would leave the timer no turn.
-            let is_over = wait.timer.poll_unpin(cx).is_ready();
-            let mut scratch = [0; 4096];
-            loop {
-                let mut buf = ReadBuf::new(&mut scratch);
-                match Pin::new(&mut *tcp).poll_read(cx, &mut buf) {
-                    Poll::Ready(Ok(())) if !buf.filled().is_empty() => wait.is_heard = true,
-                    // The peer has closed its side, or is gone.
-                    Poll::Ready(_) => return Poll::Ready(Ok(())),
-                    Poll::Pending => break,
-                }
-            }
-            if !is_over {
-                return Poll::Pending;
-            }
-            wait.rounds += 1;
-            if !wait.is_heard || wait.rounds == MOST {
-                return Poll::Ready(Ok(()));
-            }
-            (wait.timer, wait.is_heard) = (timer(), false);
+        if let End::Told(wait) = end {
+            ready!(wait.poll_over(tcp, *silence, cx));
+            *end = End::Over;
         }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -40,6 +40,7 @@ async fn what_was_written_arrives_although_the_peer_goes_on_sending() {
 async fn a_peer_that_says_nothing_is_not_waited_for() {
     let (mut own, _peer) = pair(Duration::from_millis(50)).await;
     soon(own.shutdown()).await.expect("it is told");
+    soon(own.shutdown()).await.expect("whoever asks again is told again");
 }
 
 #[tokio::test]
