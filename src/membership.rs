@@ -304,7 +304,8 @@ impl Health {
         self.0 = State::Draining { retry_at: now + SLOW_PAUSE };
     }
 
-    /// The peer is there, but is none of ours: it belongs to another cluster, or speaks no version that we do.
+    /// The peer is there, but is none of ours: it belongs to another cluster, speaks no version that we do, has another
+    /// name, or does not answer as a node does.
     pub(crate) fn on_refused(&mut self, now: Moment, why: impl Into<Arc<str>>) {
         self.0 = State::Refused { retry_at: now + SLOW_PAUSE, why: why.into() };
     }
@@ -370,9 +371,10 @@ pub enum PeerState {
     },
     /// It is shutting down: it still answers what it has, and takes no new requests.
     Draining,
-    /// It answers, but belongs to another cluster or speaks another version of the protocol.
+    /// It answers, but is not the peer that is listed: it belongs to another cluster, speaks another version of the
+    /// protocol, goes by another name, or answers a hello with something else.
     Refused {
-        /// What it said.
+        /// What it said, or what is wrong with that.
         why: Arc<str>,
     },
 }

@@ -1,4 +1,9 @@
-//! Who spawns keeps the handle: every task of a node is spawned here, counted, ended and joined.
+//! Who spawns keeps the handle: what a node does of its own accord runs in tasks that are spawned here, counted, ended
+//! and joined.
+//!
+//! What runs elsewhere ends with what it is for: tonic's tasks, and one of the in-process network's, with the connection
+//! that they carry; the shutdown of a node whose last handle is gone, with its last step; the making of a placement,
+//! which whoever has set the list waits for.
 //!
 //! There are two kinds. **Work** is what somebody may wait for: loads, fetches, removals. It is given time to end when
 //! the node shuts down, and cut short after that. **Services** are what the work needs: connections, the listener. They

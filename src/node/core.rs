@@ -149,7 +149,7 @@ impl Core {
     }
 
     /// Takes no more calls, tells the peers, gives what is in flight `limit` to end, cuts short the rest, and joins
-    /// every task.
+    /// the tasks.
     pub(super) async fn shutdown(&self, limit: Duration) -> ShutdownReport {
         if self.tasks().close() {
             tracing::info!(node = %self.context.peers.own().name(), "shutting down");

@@ -1,4 +1,4 @@
-//! The node: one process's membership of the cluster. It owns and joins every task.
+//! The node: one process's membership of the cluster. It owns the tasks, and joins them.
 
 mod builder;
 mod core;
@@ -139,9 +139,10 @@ impl Node {
     }
 
     /// Shuts the node down: from here on every call but `peek` gets [`Error::Closed`](crate::Error::Closed), peers are
-    /// told to turn elsewhere, what is in flight has `limit` to end, the rest is cut short, and every task of the node
-    /// is joined. It returns within `limit` and a few seconds for connections to close. (The tasks of the connections
-    /// that peers opened are tonic's: they are told to end, and do with their last answer.)
+    /// told to turn elsewhere, what is in flight has `limit` to end, the rest is cut short, and the tasks of the node
+    /// are joined. It returns within `limit` and a few seconds for connections to close. (What carries a connection is
+    /// tonic's tasks. Those of the connections that peers opened are told to end, and do with their last answer; those
+    /// of the node's own end once it has let go of them.)
     ///
     /// **Cancellation.** A dropped call has begun the shutdown; another one waits for the same end.
     pub async fn shutdown(&self, limit: Duration) -> ShutdownReport {

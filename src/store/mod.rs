@@ -146,7 +146,8 @@ pub(crate) struct Dropped<V> {
 }
 
 impl<V> Dropped<V> {
-    /// One with room for so many values, for who is about to lock: no lock is then held by who asks for memory.
+    /// One with room for so many values, for who is about to lock: to carry these asks for no memory under the lock.
+    /// (The sweep still gives back, and asks for, the queue's node of each entry that stays.)
     pub(crate) fn with_room(values: usize) -> Self {
         Self { values: Vec::with_capacity(values), ..Self::default() }
     }
