@@ -176,6 +176,16 @@ pub(crate) struct Answer {
     pub(crate) held: Duration,
 }
 
+impl Answer {
+    /// How many bytes its value has, if it is one.
+    pub(crate) fn value_len(&self) -> usize {
+        match &self.outcome {
+            Outcome::Value(copy) => copy.value.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// An answer goes to the caller with its kind; nobody runs the loader again elsewhere.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {

@@ -98,7 +98,7 @@ impl<V: Value> Asker for Fetch<V> {
 impl<V: Value> Fetch<V> {
     fn take_answer(self, answer: Result<Answer, CallError>) {
         match answer {
-            Ok(answer) if len_of(&answer) > DECODED_ASIDE => {
+            Ok(answer) if answer.value_len() > DECODED_ASIDE => {
                 let group = Arc::clone(&self.trip.group);
                 group.context.tasks.work(Work::Fetch, async move { self.land_answer(answer) });
             }
@@ -405,13 +405,6 @@ fn age_of(answer: &Answer) -> Duration {
     match &answer.outcome {
         Outcome::Value(copy) => copy.age,
         _ => Duration::ZERO,
-    }
-}
-
-fn len_of(answer: &Answer) -> usize {
-    match &answer.outcome {
-        Outcome::Value(copy) => copy.value.len(),
-        _ => 0,
     }
 }
 

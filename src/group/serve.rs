@@ -89,7 +89,7 @@ impl<V: Value> Inner<V> {
                 Some(asked) if asked.hit.told.born() >= oldest => {
                     // The clock is not read anew for each: what looking at those before it takes counts as the way.
                     let answer = self.answer_asked(key, asked, received);
-                    bytes += len_of(&answer);
+                    bytes += answer.value_len();
                     served.push(Some(Served::Now(Ok(answer))));
                 }
                 _ => {
@@ -301,13 +301,6 @@ fn copy_of<V>(landed: &Landed<V>, grace: Duration, value: Bytes, now: Moment) ->
         grace: grace.map_or(Duration::ZERO, |grace| (hard + grace).since(hard.max(now))),
         loaded: landed.source == Source::Loader,
         tags: landed.tagged.as_ref().map_or_else(Vec::new, |tagged| tagged.tags().to_vec()),
-    }
-}
-
-fn len_of(answer: &Answer) -> usize {
-    match &answer.outcome {
-        Outcome::Value(copy) => copy.value.len(),
-        _ => 0,
     }
 }
 

@@ -61,7 +61,7 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(50);
 /// | `timeout`, `concurrency_limit_per_connection` | unset | loads have limits of their own, and a slow load should not block hits |
 #[derive(Clone)]
 pub struct PeerService {
-    server: PeerageServer<Answering>,
+    server: PeerageServer<Methods>,
     exchanging: Exchanging,
 }
 
@@ -70,7 +70,7 @@ impl PeerService {
     pub(crate) fn new(handler: Arc<dyn Handler>, config: &NodeConfig, stopping: CancellationToken) -> Self {
         let limit = wire::message_limit(config.max_value_bytes);
         let exchanging = Exchanging { handler: Arc::clone(&handler), limit, stopping };
-        let server = PeerageServer::new(Answering { handler, limit }).max_decoding_message_size(limit);
+        let server = PeerageServer::new(Methods { handler, limit }).max_decoding_message_size(limit);
         Self { server, exchanging }
     }
 }
@@ -123,16 +123,16 @@ impl StreamingService<AskFrame> for Exchanging {
 }
 
 impl NamedService for PeerService {
-    const NAME: &'static str = <PeerageServer<Answering> as NamedService>::NAME;
+    const NAME: &'static str = <PeerageServer<Methods> as NamedService>::NAME;
 }
 
-/// The methods of the service, in terms of the handler.
-struct Answering {
+/// The unary methods of the service, in terms of the handler.
+struct Methods {
     handler: Arc<dyn Handler>,
     limit: usize,
 }
 
-impl Answering {
+impl Methods {
     /// Has the handler answer a request, if the message is one.
     async fn reply<M>(&self, message: tonic::Request<M>) -> Result<Reply, Status>
     where
@@ -149,7 +149,7 @@ impl Answering {
 }
 
 #[tonic::async_trait]
-impl Peerage for Answering {
+impl Peerage for Methods {
     type GetManyStream = BoxStream<'static, Result<proto::GetManyReply, Status>>;
 
     async fn hello(&self, message: tonic::Request<proto::Hello>) -> Result<Response<proto::Hello>, Status> {
