@@ -15,13 +15,14 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// How large a frame becomes. More would only make the first message in it wait for the last; a good deal less shows in
-/// the cost of each frame (wake-ups, system calls), which is what frames are there to share.
-pub(crate) const FRAME_BYTES: usize = 256 << 10;
-
 /// How many messages a frame takes, if they are small. Fewer cost more of each frame's own: with 256 gets of 1 KiB under
 /// way, frames of 64 took a third more processor time a get, and more of them a frame (1,024) no less than this.
 const FRAME_MESSAGES: usize = 256;
+
+/// How large a frame becomes: there is room for as many values of 1 KiB, with what is told of them. More would only make
+/// the first message in it wait for the last; a good deal less shows in the cost of each frame (wake-ups, system calls),
+/// which is what frames are there to share.
+pub(crate) const FRAME_BYTES: usize = FRAME_MESSAGES * (1024 + 128);
 
 /// A value of more bytes than this travels in slices, of this size.
 pub(crate) const SLICE_BYTES: usize = 64 << 10;
@@ -371,7 +372,7 @@ mod tests {
         batch.push_large("second", 2, value(SLICE_BYTES + 1));
         let frame = batch.cut().unwrap();
         assert_eq!(messages(&frame), ["first", "second"]);
-        assert_eq!(sliced(&frame), 3 * SLICE_BYTES + 1, "two of the first, and both of the second between them");
+        assert_eq!(sliced(&frame), 4 * SLICE_BYTES + 1, "three of the first, and both of the second between them");
         let mut sent = sliced(&frame);
         while let Some(frame) = batch.cut() {
             sent += sliced(&frame);

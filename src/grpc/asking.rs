@@ -68,6 +68,9 @@ struct State {
     body: Option<Waker>,
     /// Whether the runtime has gone round once since there was something to send.
     turned: bool,
+    /// Whether answers are being handed out: those who had one are about to ask again, and the body is woken for all of
+    /// them.
+    is_held: bool,
     let_go: bool,
     /// Why nothing is sent any more.
     over: Option<Unreachable>,
@@ -153,7 +156,7 @@ impl Connection for Exchange {
                 let id = state.under_way.insert(UnderWay::Question(asker)) as u64;
                 state.batch.push(AskItem::Get { id, terms, key, after }, bytes);
             }
-            state.body.take()
+            if state.is_held { None } else { state.body.take() }
         };
         wake(waker);
         for (asker, error) in turned_away {
@@ -261,6 +264,7 @@ impl Line {
             let mut state = self.state();
             state.batch.credit(usize::try_from(frame.credit).unwrap_or(usize::MAX));
             let kept_to = state.take(frame, assembly, limit, &mut ended);
+            state.is_held = ended.len() > 1;
             if let Some(credit) = assembly.credit() {
                 state.batch.push_urgent(AskItem::Credit(credit), ITEM_BYTES);
             }
@@ -276,6 +280,26 @@ impl Line {
             }
         }
         kept_to.map(|()| is_done)
+    }
+
+    /// Lets those ask again who have just had their answers, if they are several, before what they ask is sent.
+    ///
+    /// Without that the first of them would have the body woken, on a thread that has nothing else to do: it left alone,
+    /// then all the others, and every other frame was one of a single question. (With 256 gets under way that took a
+    /// fifth more processor time a get.)
+    async fn let_ask(&self) {
+        if !self.state().is_held {
+            return;
+        }
+        tokio::task::yield_now().await;
+        let waker = {
+            let mut state = self.state();
+            state.is_held = false;
+            // The runtime has gone round for these.
+            state.turned = state.batch.is_ready();
+            if state.turned { state.body.take() } else { None }
+        };
+        wake(waker);
     }
 
     /// Nobody waits for a call any more: what has not been sent of it is not, so that an insert does not arrive after a
@@ -432,7 +456,7 @@ pub(super) async fn drive(line: Arc<Line>, mut answers: Streaming<AnswerFrame>, 
             biased;
             frame = answers.message() => match frame {
                 Ok(Some(frame)) => match line.take(frame, &mut assembly, limit) {
-                    Ok(false) => {}
+                    Ok(false) => line.let_ask().await,
                     Ok(true) => return,
                     Err(refusal) => break Unreachable::new(refusal),
                 },
