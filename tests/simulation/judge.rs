@@ -24,8 +24,10 @@ pub(crate) enum Promise {
     OneLoad,
     /// Never more bytes than given.
     Bytes,
-    /// When all faults are over, the nodes find each other, everything drains, and all agree.
+    /// When all faults are over, the nodes find each other, become idle, and all agree.
     Healing,
+    /// And nothing is kept for removals any more.
+    Drained,
     /// The value is one that was loaded for this key.
     Value,
     /// Errors are those that the docs name.

@@ -28,6 +28,9 @@ const HEALS_WITHIN: Duration = Duration::from_secs(15);
 /// How long a receipt is waited for that says that nodes are pending.
 const SETTLES_WITHIN: Duration = Duration::from_secs(4);
 const DRAINS_WITHIN: Duration = Duration::from_secs(5);
+/// How long nodes that are whole, and idle, may keep anything for removals: two of the hellos by which they tell one
+/// another what they have applied.
+const FORGETS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A run: what a caller needs of it. Clones are the same.
 #[derive(Clone)]
@@ -329,9 +332,25 @@ impl World {
             let what = format!("{waiting} callers wait, and the nodes are not idle: {stats:?}");
             return self.books.lock().violated(Promise::Healing, what);
         }
+        self.judge_drained("healed").await;
         self.read_all(plan).await;
         self.judge_agreement(plan).await;
+        self.judge_drained("cleared").await;
         self.judge_shutdown().await;
+    }
+
+    /// Nodes that are whole let go of all that they keep for removals. (With the last tombstone goes the last record of
+    /// the log that is not complete: each of those was given a tombstone before it got there.)
+    async fn judge_drained(&self, when: &str) {
+        let tombstones = |cluster: &Cluster<Group<String>>| -> Vec<u64> {
+            (0..cluster.len()).map(|node| cluster.node(node).map_or(0, |node| node.stats().tombstones)).collect()
+        };
+        let is_drained = |cluster: &Cluster<Group<String>>| tombstones(cluster).iter().all(|count| *count == 0);
+        if !self.cluster.until(FORGETS_WITHIN, is_drained).await {
+            let left = tombstones(&self.cluster);
+            let what = format!("once {when}, the nodes keep {left:?} tombstones after {FORGETS_WITHIN:?}");
+            self.books.lock().violated(Promise::Drained, what);
+        }
     }
 
     async fn read_all(&self, plan: &Plan) {
