@@ -170,6 +170,35 @@ async fn a_loader_can_say_when_its_value_is_to_be_refreshed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_loaded_together_is_not_refreshed_together() {
+    const KEYS: u64 = 10_000;
+    const SOFT: u32 = 100;
+    let (source, node) = (Counting::default(), Node::local());
+    let lives = |group: GroupBuilder| group.refresh_after(SOFT * SECOND).time_to_live(1_000 * SECOND).jitter(0.2);
+    let group = source.group(&node, lives);
+    let keys: Vec<String> = (0..KEYS).map(|number| format!("key-{number}")).collect();
+    let loads = || source.0.lock().unwrap().loads.values().sum::<u64>();
+    // Each key is asked for once a second.
+    let mut by_second = Vec::new();
+    for second in 0..=SOFT {
+        // Before the jitter has anything due, nobody need ask.
+        if second == 0 || second >= SOFT * 4 / 5 {
+            let before = loads();
+            assert!(group.get_many(&keys).await.iter().all(Result::is_ok));
+            until("the refreshes are over", || group.stats().loads_running + group.stats().loads_queued == 0).await;
+            by_second.push(loads() - before);
+        }
+        sleep(SECOND).await;
+    }
+    let (first, reloads) = by_second.split_first().unwrap();
+    assert_eq!((*first, reloads.iter().sum::<u64>()), (KEYS, KEYS), "all are loaded, and all are refreshed by then");
+    // The fifth of their lives that the jitter has for it.
+    let even = KEYS * 5 / u64::from(SOFT);
+    let most = *reloads.iter().max().unwrap();
+    assert!(most <= 3 * even, "{most} in a second, {even} would be even: {reloads:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_costs_no_caller_anything_and_is_tried_again_later_each_time() {
     let (source, node) = (Counting::default(), Node::local());
     let group = source.group(&node, |builder| builder.time_to_live(100 * SECOND).refresh_after(20 * SECOND));
