@@ -217,14 +217,6 @@ impl Books {
         }
     }
 
-    /// Whether a process stood still at some time in between.
-    pub(crate) fn was_paused(&self, node: usize, from: Duration, to: Duration) -> bool {
-        let paused = |(fault, since, until): &(Fault, Duration, Duration)| {
-            *fault == Fault::Pause { node } && *since <= to && *until >= from
-        };
-        self.weather.iter().any(paused)
-    }
-
     /// Whether the last fault was over so long ago.
     pub(crate) fn was_calm_for(&self, time: Duration) -> bool {
         self.now() >= self.calm_since() + time

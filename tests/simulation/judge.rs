@@ -131,13 +131,24 @@ impl Books {
         }
     }
 
-    /// A call has ended that had a limit.
+    /// A call has ended that had a limit. It may be late by a tick; and if its process stands still by then, it ends as
+    /// soon as the process goes on. Nothing else excuses it.
     pub(crate) fn judge_limit(&mut self, node: usize, started: Stamp, limit: Duration, call: &str) {
         let now = self.now();
-        if now > started.at + limit + TICK && !self.was_paused(node, started.at, now) {
+        if now > self.could(node, started.at + limit) + TICK {
             let took = now.saturating_sub(started.at);
             self.violated(Promise::Limit, format!("{call} on {node} at {:?} took {took:?}, not {limit:?}", started.at));
         }
+    }
+
+    /// When a process could do what was due at `due`: then, or if it stood still, as soon as it went on.
+    fn could(&self, node: usize, mut due: Duration) -> Duration {
+        let pauses = self.weather.iter().filter(|(fault, ..)| *fault == Fault::Pause { node });
+        // They may overlap.
+        while let Some((.., until)) = pauses.clone().find(|(_, since, until)| *since <= due + TICK && *until > due) {
+            due = *until;
+        }
+        due
     }
 
     pub(crate) fn judge_error(&mut self, asked: Asked, error: &Error) {

@@ -204,8 +204,7 @@ impl World {
             Some([key]) => group.remove(&name(key)).await,
             Some(keys) => group.remove_many(keys.iter().map(name)).await,
         };
-        // Two steps.
-        self.books.lock().judge_limit(node, removing.began, 2 * REMOVAL_TIMEOUT, "a removal");
+        self.books.lock().judge_limit(node, removing.began, REMOVAL_TIMEOUT, "a removal");
         removing.end(receipt).await;
     }
 
@@ -221,7 +220,7 @@ impl World {
             books.coverage.removals_of_tags += 1;
         }
         let receipt = group.remove_tag(&tag_name(tag)).await;
-        self.books.lock().judge_limit(node, removing.began, 2 * REMOVAL_TIMEOUT, "a removal of a tag");
+        self.books.lock().judge_limit(node, removing.began, REMOVAL_TIMEOUT, "a removal of a tag");
         removing.end(receipt).await;
     }
 
@@ -238,8 +237,7 @@ impl World {
         removing.inserts = Some(number);
         let value = Loaded::value(judge::write(key, number, 0)).tags(tag_names(key));
         let receipt = group.insert_with(&name(key), value).await;
-        // The owner may refuse late, and is told to drop what it has then.
-        self.books.lock().judge_limit(node, removing.began, 3 * REMOVAL_TIMEOUT, "an insert");
+        self.books.lock().judge_limit(node, removing.began, REMOVAL_TIMEOUT, "an insert");
         removing.end(receipt).await;
     }
 
