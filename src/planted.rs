@@ -39,6 +39,8 @@ pub enum Bug {
     InsertsQueued,
     /// In the stead of a load that failed comes the value that was there when its flight was started.
     GraceOfTheFlight,
+    /// Who says hello is neither heard nor told of removals: what a node was told in vain, it is not told again.
+    HellosOfNoRemovals,
     /// Whether a flight was voided is looked at under the lock, and its value is kept under the lock, once more taken.
     TwoLocks,
 }
@@ -46,7 +48,7 @@ pub enum Bug {
 #[cfg(feature = "test-util")]
 impl Bug {
     /// Each of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoTombstone,
         Self::TombstonesExpire,
         Self::RemovalsMerged,
@@ -62,6 +64,7 @@ impl Bug {
         Self::PushedUnasked,
         Self::InsertsQueued,
         Self::GraceOfTheFlight,
+        Self::HellosOfNoRemovals,
         Self::TwoLocks,
     ];
 }

@@ -82,7 +82,7 @@ fn each_planted_bug_is_caught_within_ten_seeds() {
 /// `AcknowledgedForEver` has runs of its own, below. `TwoLocks` is none of them: what it breaks shows between threads only, and a simulation is one. It is caught by
 /// threads that are let loose on a shard (`shards/tests.rs`), and by a scheduler that tries out their orders
 /// (`threads.rs`).
-const MISTAKES: [(Bug, Promise, u64); 14] = [
+const MISTAKES: [(Bug, Promise, u64); 15] = [
     (Bug::TrafficBeforeVectors, Promise::Removed, 60),
     (Bug::TombstonesExpire, Promise::Removed, 100),
     (Bug::NoTombstone, Promise::Removed, 30),
@@ -96,6 +96,7 @@ const MISTAKES: [(Bug, Promise, u64); 14] = [
     (Bug::VoidedIsJoined, Promise::Removed, 10),
     (Bug::ClearByNumber, Promise::Removed, 5),
     (Bug::OneTable, Promise::Healing, 5),
+    (Bug::HellosOfNoRemovals, Promise::Drained, 5),
     (Bug::FreshLife, Promise::Life, 5),
 ];
 

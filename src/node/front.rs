@@ -16,6 +16,7 @@ use crate::member::NodeName;
 use crate::message::{
     Ack, After, Answer, Ask, GetTerms, Hello, Insert, News, Refusal, RefusalKind, Remove, Reply, Request, Sender,
 };
+use crate::planted::{Bug, is_planted};
 use crate::removals::{Origin, Record, Span};
 use crate::transport::{Handler, Served, Wanted};
 
@@ -117,15 +118,18 @@ impl Front {
         let peers = &self.core.context.peers;
         let own = peers.sender();
         let from = Origin::new(hello.sender.name.clone(), hello.sender.incarnation);
+        let is_mute = is_planted(Bug::HellosOfNoRemovals);
         if hello.sender.name != own.name {
             peers.heard(hello);
-            peers.take_news(&from, &hello.news, None);
+            if !is_mute {
+                peers.take_news(&from, &hello.news, None);
+            }
         } else if hello.sender.incarnation != own.incarnation {
             let message = format!("two nodes call themselves {}: each needs a name of its own", own.name);
             return Err(Refusal::new(RefusalKind::Invalid, message));
         }
         // Who tells nothing of removals is told nothing.
-        let is_told = hello.sender.name != own.name && !hello.news.reports.is_empty();
+        let is_told = !is_mute && hello.sender.name != own.name && !hello.news.reports.is_empty();
         let coherence = &self.core.context.coherence;
         Ok(peers.hello(if is_told { coherence.news_for(Some(&from)) } else { News::default() }))
     }
