@@ -3,17 +3,17 @@
 //! Gets never connect: they use the connection that is here, or turn elsewhere at once. So a dead peer costs the node
 //! one try at a time, with growing pauses, and no get waits for it.
 //!
-//! A hello carries what each side knows of removals. A peer is up once neither lacks one that the other has; while there
-//! are removals that are not known to be complete, hellos are said once a second.
+//! A hello carries what each side knows of removals. A peer is up once each has what the other had when the hello
+//! crossed; while there are removals that are not known to be complete, hellos are said once a second.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::coherence::{Balance, Presence};
-use crate::message::{Ask, Hello, RefusalKind, Reply};
+use crate::coherence::Presence;
+use crate::message::{Ask, Hello, News, RefusalKind, Reply, Sender};
 use crate::planted::{Bug, is_planted};
-use crate::removals::{Lacking, Origin, Tick};
+use crate::removals::{Origin, Report, Seen, Tick};
 use crate::transport::{CallError, Connection, Opened, Unreachable};
 
 use super::{Peer, Peers};
@@ -116,16 +116,17 @@ async fn attend(peers: &Peers, peer: &Arc<Peer>, mut met: Acquaintance) {
     }
 }
 
-/// Tells the peer who we are and whom we list, and takes in the same from it, until neither lacks a removal that the
-/// other has: before that, neither asks the other for keys. What it answers settles its health; only a lost connection
-/// is an error.
+/// Tells the peer who we are and whom we list, and takes in the same from it, until a hello has left each with the
+/// removals that the other had: before that, neither asks the other for keys. What it answers settles its health; only a
+/// lost connection is an error.
 async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result<(), Unreachable> {
     loop {
         let (sent, asked) = (peers.clock.now(), peers.coherence.tick());
         // At first, who is there has yet to say what it has.
         let of = met.presence.as_ref().map(Presence::peer);
-        let hello = Ask::Hello(peers.hello(peers.coherence.news_for(of)));
-        let outcome = met.connection.call(peers.request(hello)).await;
+        let news = peers.coherence.news_for(of);
+        let told = Told { seen: seen_by(&peers.sender, &news), asked };
+        let outcome = met.connection.call(peers.request(Ask::Hello(peers.hello(news)))).await;
         if let Ok(reply) = &outcome {
             peer.answered(reply, peers.clock.now().since(sent));
         }
@@ -133,7 +134,7 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
             Ok(Reply::Hello(theirs)) => match misfit(peers, peer, &theirs.sender) {
                 Some(why) => peer.refused(&why),
                 None => {
-                    if !compare(peers, met, &theirs, asked) {
+                    if !take_in(peers, met, &theirs, &told) {
                         continue;
                     }
                     peer.heard(&theirs, peers.view().members());
@@ -155,9 +156,22 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
     }
 }
 
-/// Takes in what a peer tells of removals. Says whether both have what the other has: if not, one more hello brings
-/// more.
-fn compare(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, asked: Tick) -> bool {
+/// What a hello told, and when it left.
+struct Told {
+    seen: Seen,
+    asked: Tick,
+}
+
+/// What a node says that it has seen.
+fn seen_by(sender: &Sender, news: &News) -> Seen {
+    let is_its_own = |report: &&Report| report.of.name == sender.name && report.of.incarnation == sender.incarnation;
+    news.reports.iter().find(is_its_own).map(|report| report.seen.clone()).unwrap_or_default()
+}
+
+/// Takes in what a peer tells of removals in answer to what it was told. Says whether each has now what the other had:
+/// if not, one more hello brings more. Removals that are newer are not waited for, or a peer would never be up where
+/// there is always one under way.
+fn take_in(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, told: &Told) -> bool {
     let origin = Origin::new(theirs.sender.name.clone(), theirs.sender.incarnation);
     if met.presence.as_ref().is_none_or(|presence| *presence.peer() != origin) {
         met.presence = Some(peers.coherence.meet(origin.clone()));
@@ -165,14 +179,14 @@ fn compare(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, asked: Tick) -
             return true;
         }
     }
-    peers.take_news(&origin, &theirs.news, Some(asked));
+    peers.take_news(&origin, &theirs.news, Some(told.asked));
     // One that tells nothing of removals is told nothing.
-    let Balance { lacking, is_level } = peers.coherence.balance(&origin);
-    theirs.news.reports.is_empty() || theirs.news.lacking == Lacking::Nothing && lacking == Lacking::Nothing && is_level
+    let tells = !theirs.news.reports.is_empty();
+    !tells || peers.coherence.is_even(&origin, &told.seen, &seen_by(&theirs.sender, &theirs.news))
 }
 
 /// Why the node that answered is not the peer that was meant, in words for an operator.
-fn misfit(peers: &Peers, peer: &Peer, theirs: &crate::message::Sender) -> Option<String> {
+fn misfit(peers: &Peers, peer: &Peer, theirs: &Sender) -> Option<String> {
     let ours = &peers.sender;
     if theirs.cluster != ours.cluster {
         Some(format!("it belongs to the cluster {:?}, this node to {:?}", theirs.cluster, ours.cluster))
