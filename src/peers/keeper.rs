@@ -118,7 +118,7 @@ async fn attend(peers: &Peers, peer: &Arc<Peer>, mut met: Acquaintance) {
 
 /// Tells the peer who we are and whom we list, and takes in the same from it, until a hello has left each with the
 /// removals that the other had: before that, neither asks the other for keys. What it answers settles its health; only a
-/// lost connection is an error.
+/// connection that is lost, or of no use, is an error.
 async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result<(), Unreachable> {
     loop {
         let (sent, asked) = (peers.clock.now(), peers.coherence.tick());
@@ -146,8 +146,16 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
                 }
             },
             Ok(_) => peer.refused("it answered a hello with something else"),
-            Err(CallError::Refused(refusal)) if refusal.kind == RefusalKind::Draining => peer.found_draining(),
-            Err(CallError::Refused(refusal)) => peer.refused(&refusal.message),
+            Err(CallError::Refused(refusal)) => match refusal.kind {
+                RefusalKind::Draining => peer.found_draining(),
+                RefusalKind::WrongCluster | RefusalKind::Version | RefusalKind::Invalid => {
+                    peer.refused(&refusal.message);
+                }
+                // That says nothing of whose it is: too many requests wait there, say. A new connection has none.
+                RefusalKind::TooLarge | RefusalKind::UnknownGroup | RefusalKind::Schema => {
+                    return Err(Unreachable::new(&refusal.message));
+                }
+            },
             Err(CallError::Unreachable(why)) => return Err(why),
             // It is there, and has a lot to do: the next hello will tell.
             Err(CallError::Busy | CallError::GivenUp) => {}
@@ -213,6 +221,42 @@ async fn pause(peers: &Peers, peer: &Peer) {
             biased;
             () = clock::sleep(left) => {}
             () = peer.news() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+
+    use crate::message::{Refusal, Request};
+    use crate::transport::Handler;
+    use crate::{MemoryNetwork, PeerState};
+
+    use super::*;
+
+    /// Refuses whatever it is asked.
+    struct Refusing(RefusalKind);
+
+    impl Handler for Refusing {
+        fn handle(&self, _: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
+            async { Err(Refusal::new(self.0, "no")) }.boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hello_that_is_refused_by_who_is_busy_is_said_again_soon() {
+        use RefusalKind::{Invalid, TooLarge, Version, WrongCluster};
+        for (kind, is_of_ours) in [(TooLarge, true), (Invalid, false), (WrongCluster, false), (Version, false)] {
+            let network = MemoryNetwork::new();
+            let _guard = network.listen("b:1", Arc::new(Refusing(kind))).unwrap();
+            let node = network.node("a:1").peers(["a:1", "b:1"]).start().await.unwrap();
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            let state = node.stats().peers.remove(0).state;
+            assert_eq!(matches!(state, PeerState::Down { .. }), is_of_ours, "{kind:?}: {state:?}");
+            let said = network.messages("a:1", "b:1").hello;
+            assert_eq!(said > 3, is_of_ours, "{kind:?}: {said} hellos in four seconds");
         }
     }
 }
