@@ -217,3 +217,25 @@ fn who_joins_late_gets_nothing_that_was_over_though_its_answer_was_held_up() {
         assert_eq!((early.await.unwrap().unwrap(), late.await.unwrap().unwrap()), ("0".into(), "1".into()));
     });
 }
+
+#[test]
+fn who_goes_on_leaves_a_connection_on_which_nothing_comes_for_a_new_one() {
+    run(1, async || {
+        let source = Source::default();
+        let cluster = cluster(2, &source, a_minute).await;
+        let key = owned_by(&cluster, 0);
+        copied(&cluster, &key).await;
+        let since = cluster.now();
+        // Too short for anybody to notice the silence, so the connections stay. What is sent on them takes for ever, also
+        // when the process goes on; what is sent on new ones after that does not.
+        let just = ms(1_990);
+        cluster.inject(Fault::Pause { node: 0 }, just);
+        cluster.inject(Fault::Delay { a: 0, b: 1, delay: 60 * SECOND }, just + ms(290));
+        let first = cluster.on(0, |group| async move { group.get(&key).await.unwrap() }).unwrap();
+        let now = source.change();
+        cluster.service(1).unwrap().clear().await.unwrap().everywhere().unwrap_err();
+        assert_eq!(first.await.unwrap().unwrap(), now.to_string());
+        let took = cluster.now().saturating_sub(since);
+        assert!(took < just + SECOND, "it took {took:?}");
+    });
+}

@@ -9,6 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::clock;
 use crate::coherence::Presence;
 use crate::message::{Ask, Hello, News, RefusalKind, Reply, Sender};
@@ -47,6 +49,8 @@ pub(super) async fn keep(peers: Arc<Peers>, peer: Arc<Peer>) {
 /// A connection, and the node at its other end once that has said who it is.
 struct Acquaintance {
     connection: Arc<dyn Connection>,
+    /// Fires when the connection is not in use any more: it may be open for longer.
+    given_up: CancellationToken,
     presence: Option<Presence>,
 }
 
@@ -58,8 +62,8 @@ async fn connect(peers: &Peers, peer: &Arc<Peer>) -> Option<Acquaintance> {
         let Opened { connection, driver } = transport.connect(address).await?;
         // What waits for an answer hangs on the driver: it outlives this keeper, and ends with what is under way.
         peers.tasks.service_until_cut(driver);
-        peer.connected(Arc::clone(&connection));
-        let mut met = Acquaintance { connection, presence: None };
+        let given_up = peer.connected(Arc::clone(&connection));
+        let mut met = Acquaintance { connection, given_up, presence: None };
         say_hello(peers, peer, &mut met).await?;
         Ok::<_, Unreachable>(met)
     };
@@ -126,7 +130,12 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
         let of = met.presence.as_ref().map(Presence::peer);
         let news = peers.coherence.news_for(of);
         let told = Told { seen: seen_by(&peers.sender, &news), asked };
-        let outcome = met.connection.call(peers.request(Ask::Hello(peers.hello(news)))).await;
+        let outcome = tokio::select! {
+            biased;
+            // Who gave it up has said why. To wait for an answer on it would be in the way of a new one.
+            () = met.given_up.cancelled() => return Ok(()),
+            outcome = met.connection.call(peers.request(Ask::Hello(peers.hello(news)))) => outcome,
+        };
         if let Ok(reply) = &outcome {
             peer.answered(reply, peers.clock.now().since(sent));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use futures::FutureExt;
 use tokio::sync::{Notify, SetOnce};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::clock::{self, Clock};
 use crate::member::{Member, NodeName};
@@ -84,10 +84,19 @@ struct Live(Arc<dyn Connection>);
 struct Line {
     health: Health,
     connection: Option<Arc<dyn Connection>>,
+    /// Tells the keeper, when it is dropped, that this connection is not in use any more. It goes with it.
+    in_use: Option<DropGuard>,
     /// Which run of it answered our hello last.
     run: Option<Incarnation>,
     belief: Option<Belief>,
     failures: u64,
+}
+
+impl Line {
+    fn give_up(&mut self) {
+        self.connection = None;
+        self.in_use = None;
+    }
 }
 
 impl Peer {
@@ -245,7 +254,7 @@ impl Peer {
             let is_ours = line.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
             if is_ours {
                 line.failures += 1;
-                line.connection = None;
+                line.give_up();
             }
             is_ours
         });
@@ -265,14 +274,21 @@ impl Peer {
         self.has_been_tried();
     }
 
-    /// The connection to use from now on; whether the peer is up shows when it answers.
-    pub(super) fn connected(&self, connection: Arc<dyn Connection>) {
-        self.alter(|line| line.connection = Some(connection));
+    /// The connection to use from now on; whether the peer is up shows when it answers. What this returns fires when the
+    /// connection is not in use any more.
+    pub(super) fn connected(&self, connection: Arc<dyn Connection>) -> CancellationToken {
+        let given_up = CancellationToken::new();
+        let in_use = given_up.clone().drop_guard();
+        self.alter(|line| {
+            line.connection = Some(connection);
+            line.in_use = Some(in_use);
+        });
+        given_up
     }
 
     /// The connection came to nothing.
     pub(super) fn disconnect(&self) {
-        self.alter(|line| line.connection = None);
+        self.alter(Line::give_up);
     }
 
     /// The peer, in this run of it, answered the hello that was `sent` then on this connection.
@@ -395,7 +411,7 @@ impl Peer {
     /// The node is no longer a peer: its connection is closed, once what is on it has ended.
     pub(super) fn leave(&self) {
         self.left.cancel();
-        self.alter(|line| line.connection = None);
+        self.alter(Line::give_up);
     }
 
     pub(super) fn left(&self) -> &CancellationToken {
