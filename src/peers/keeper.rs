@@ -3,8 +3,8 @@
 //! Gets never connect: they use the connection that is here, or turn elsewhere at once. So a dead peer costs the node
 //! one try at a time, with growing pauses, and no get waits for it.
 //!
-//! A hello carries what each side knows of removals. A peer is up once each has what the other had when the hello
-//! crossed; while there are removals that are not known to be complete, hellos are said once a second.
+//! A hello carries what each side knows of removals. A peer is up once neither lacks one that the other has; while there
+//! are removals that are not known to be complete, hellos are said once a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::coherence::Presence;
-use crate::message::{Ask, Hello, News, RefusalKind, Reply, Sender};
+use crate::coherence::{Balance, Presence};
+use crate::message::{Ask, Hello, RefusalKind, Reply};
 use crate::planted::{Bug, is_planted};
-use crate::removals::{Origin, Report, Seen, Tick};
+use crate::removals::{Lacking, Origin, Tick};
 use crate::transport::{CallError, Connection, Opened, Unreachable};
 
 use super::{Peer, Peers};
@@ -120,21 +120,20 @@ async fn attend(peers: &Peers, peer: &Arc<Peer>, mut met: Acquaintance) {
     }
 }
 
-/// Tells the peer who we are and whom we list, and takes in the same from it, until a hello has left each with the
-/// removals that the other had: before that, neither asks the other for keys. What it answers settles its health; only a
-/// connection that is lost, or of no use, is an error.
+/// Tells the peer who we are and whom we list, and takes in the same from it, until neither lacks a removal that the
+/// other has: before that, neither asks the other for keys. What it answers settles its health; only a connection that
+/// is lost, or of no use, is an error.
 async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result<(), Unreachable> {
     loop {
         let (sent, asked) = (peers.clock.now(), peers.coherence.tick());
         // At first, who is there has yet to say what it has.
         let of = met.presence.as_ref().map(Presence::peer);
-        let news = peers.coherence.news_for(of);
-        let told = Told { seen: seen_by(&peers.sender, &news), asked };
+        let hello = Ask::Hello(peers.hello(peers.coherence.news_for(of)));
         let outcome = tokio::select! {
             biased;
             // Who gave it up has said why. To wait for an answer on it would be in the way of a new one.
             () = met.given_up.cancelled() => return Ok(()),
-            outcome = met.connection.call(peers.request(Ask::Hello(peers.hello(news)))) => outcome,
+            outcome = met.connection.call(peers.request(hello)) => outcome,
         };
         if let Ok(reply) = &outcome {
             peer.answered(reply, peers.clock.now().since(sent));
@@ -143,7 +142,7 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
             Ok(Reply::Hello(theirs)) => match misfit(peers, peer, &theirs.sender) {
                 Some(why) => peer.refused(&why),
                 None => {
-                    if !take_in(peers, met, &theirs, &told) {
+                    if !compare(peers, met, &theirs, asked) {
                         continue;
                     }
                     peer.heard(&theirs, peers.view().members());
@@ -173,22 +172,9 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
     }
 }
 
-/// What a hello told, and when it left.
-struct Told {
-    seen: Seen,
-    asked: Tick,
-}
-
-/// What a node says that it has seen.
-fn seen_by(sender: &Sender, news: &News) -> Seen {
-    let is_its_own = |report: &&Report| report.of.name == sender.name && report.of.incarnation == sender.incarnation;
-    news.reports.iter().find(is_its_own).map(|report| report.seen.clone()).unwrap_or_default()
-}
-
-/// Takes in what a peer tells of removals in answer to what it was told. Says whether each has now what the other had:
-/// if not, one more hello brings more. Removals that are newer are not waited for, or a peer would never be up where
-/// there is always one under way.
-fn take_in(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, told: &Told) -> bool {
+/// Takes in what a peer tells of removals. Says whether both have what the other has: if not, one more hello brings
+/// more.
+fn compare(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, asked: Tick) -> bool {
     let origin = Origin::new(theirs.sender.name.clone(), theirs.sender.incarnation);
     if met.presence.as_ref().is_none_or(|presence| *presence.peer() != origin) {
         met.presence = Some(peers.coherence.meet(origin.clone()));
@@ -196,14 +182,14 @@ fn take_in(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, told: &Told) -
             return true;
         }
     }
-    peers.take_news(&origin, &theirs.news, Some(told.asked));
+    peers.take_news(&origin, &theirs.news, Some(asked));
     // One that tells nothing of removals is told nothing.
-    let tells = !theirs.news.reports.is_empty();
-    !tells || peers.coherence.is_even(&origin, &told.seen, &seen_by(&theirs.sender, &theirs.news))
+    let Balance { lacking, is_level } = peers.coherence.balance(&origin);
+    theirs.news.reports.is_empty() || theirs.news.lacking == Lacking::Nothing && lacking == Lacking::Nothing && is_level
 }
 
 /// Why the node that answered is not the peer that was meant, in words for an operator.
-fn misfit(peers: &Peers, peer: &Peer, theirs: &Sender) -> Option<String> {
+fn misfit(peers: &Peers, peer: &Peer, theirs: &crate::message::Sender) -> Option<String> {
     let ours = &peers.sender;
     if theirs.cluster != ours.cluster {
         Some(format!("it belongs to the cluster {:?}, this node to {:?}", theirs.cluster, ours.cluster))

@@ -260,16 +260,6 @@ impl Removals {
         self.bare.iter().all(|(origin, bare)| seen.reaches(origin, *bare))
     }
 
-    /// Whether a hello has made this node and `peer` even: `had` is what had been seen here when it left, `has` what the
-    /// peer had by its answer, which has been taken in. Each has what the other had then, and they are level.
-    ///
-    /// What either applies later is not waited for: there may always be more. Nor need it be. Since the hello each counts
-    /// the other among everybody, so none of that is complete before both have applied it, and until it is, its tombstone
-    /// travels with the questions between the two.
-    pub(crate) fn is_even(&self, peer: &Origin, had: &Seen, has: &Seen) -> bool {
-        has.covers(had) && self.seen.covers(has) && self.is_level(peer)
-    }
-
     /// First step for one who is behind another's reach: from now on, only peers that know as much are asked. The
     /// holder then voids all flights that have begun, drops everything in all groups, and calls
     /// [`adopt`](Self::adopt).
