@@ -229,6 +229,26 @@ async fn a_hello_of_another_version_or_cluster_is_refused_and_the_connection_liv
 }
 
 #[tokio::test]
+async fn a_value_that_a_node_sends_unasked_is_refused_and_that_of_a_program_that_is_none_is_stored() {
+    let server = Server::start().await;
+    let insert = |key: &'static str, sender| proto::InsertRequest {
+        sender,
+        id: Some(proto::RemovalId { origin: "outside".into(), incarnation: 1, number: 1 }),
+        group: "users".into(),
+        schema: 3,
+        key: key.into(),
+        value: "v".into(),
+        ..proto::InsertRequest::default()
+    };
+    let status = server.client().insert(insert("node's", Some(sender("default", (1, 1))))).await.unwrap_err();
+    assert_eq!((status.code(), refusal(&status).kind()), (Code::InvalidArgument, RefusalKind::Invalid), "{status}");
+    assert_eq!(server.group.peek("node's"), None);
+    assert!(server.client().insert(insert("program's", None)).await.unwrap().into_inner().stored);
+    assert_eq!(server.group.peek("program's").as_deref(), Some("v"));
+    server.assert_serves().await;
+}
+
+#[tokio::test]
 async fn garbage_fails_alone() {
     let server = Server::start().await;
     let whole = ask("alice").encode_to_vec();

@@ -2,13 +2,17 @@
 //!
 //! Whoever asks puts the question into the batch and leaves; the stream's body cuts frames from there when the runtime
 //! comes round to it; the driver reads what comes back, and hands each answer to whoever waits. **The driver never
-//! waits for anything but the stream**, so a peer that does not read holds up what is sent to it, and nothing else.
+//! waits for anything but the stream** (and, after several answers, goes round once with the runtime), so a peer that
+//! does not read holds up what is sent to it, and nothing else.
 //! What must hold:
 //!
 //! - every question gets one outcome: an answer, a refusal, or that the connection was lost; dropped with the driver,
 //!   none;
 //! - an id is not used again before the peer has responded to it, so that a late answer never meets another question;
 //! - what is under way is bounded, in number and in bytes; what is beyond is `Busy` at once.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -137,31 +141,7 @@ impl Connection for Exchange {
     }
 
     fn ask(&self, sender: &Arc<Sender>, terms: GetTerms, questions: &mut dyn Iterator<Item = Question>) {
-        let mut turned_away = Vec::new();
-        let waker = {
-            let mut state = self.line.state();
-            state.introduce(sender);
-            let mut questions = questions.peekable();
-            let mut terms = Some(terms);
-            while let Some(Question { key, after, asker }) = questions.next() {
-                if let Err(error) = state.check_room() {
-                    turned_away.push((asker, error));
-                    continue;
-                }
-                // Most questions come alone, and need no copy of their terms.
-                let Some(terms) = (if questions.peek().is_some() { terms.clone() } else { terms.take() }) else {
-                    break;
-                };
-                let bytes = key.len() + ITEM_BYTES;
-                let id = state.under_way.insert(UnderWay::Question(asker)) as u64;
-                state.batch.push(AskItem::Get { id, terms, key, after }, bytes);
-            }
-            if state.is_held { None } else { state.body.take() }
-        };
-        wake(waker);
-        for (asker, error) in turned_away {
-            asker.take(Err(error));
-        }
+        self.line.ask(sender, terms, questions);
     }
 
     fn closed(&self) -> BoxFuture<'static, ()> {
@@ -250,6 +230,35 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Puts questions into the batch.
+    fn ask(&self, sender: &Arc<Sender>, terms: GetTerms, questions: &mut dyn Iterator<Item = Question>) {
+        let mut turned_away = Vec::new();
+        let waker = {
+            let mut state = self.state();
+            state.introduce(sender);
+            let mut questions = questions.peekable();
+            let mut terms = Some(terms);
+            while let Some(Question { key, after, asker }) = questions.next() {
+                if let Err(error) = state.check_room() {
+                    turned_away.push((asker, error));
+                    continue;
+                }
+                // Most questions come alone, and need no copy of their terms.
+                let Some(terms) = (if questions.peek().is_some() { terms.clone() } else { terms.take() }) else {
+                    break;
+                };
+                let bytes = key.len() + ITEM_BYTES;
+                let id = state.under_way.insert(UnderWay::Question(asker)) as u64;
+                state.batch.push(AskItem::Get { id, terms, key, after }, bytes);
+            }
+            if state.is_held { None } else { state.body.take() }
+        };
+        wake(waker);
+        for (asker, error) in turned_away {
+            asker.take(Err(error));
+        }
+    }
+
     /// Tells the driver, if there is nothing more for it to do.
     fn end_if_done(&self, state: &State) {
         if state.let_go && state.under_way.is_empty() {
@@ -284,9 +293,9 @@ impl Line {
 
     /// Lets those ask again who have just had their answers, if they are several, before what they ask is sent.
     ///
-    /// Without that the first of them would have the body woken, on a thread that has nothing else to do: it left alone,
-    /// then all the others, and every other frame was one of a single question. (With 256 gets under way that took a
-    /// fifth more processor time a get.)
+    /// Without that the first of them would have the body woken, on a thread that has nothing else to do: it left
+    /// alone, then all the others, and every other frame was one of a single question. (With 256 gets under way that
+    /// took a fifth more processor time a get.)
     async fn let_ask(&self) {
         if !self.state().is_held {
             return;
