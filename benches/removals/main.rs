@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use peerage::{Group, Key, Node};
+use peerage::{Group, Key, Node, Told};
 
 /// Keys that are read; others are removed, as many again.
 const KEYS: u64 = 10_000;
@@ -65,6 +65,11 @@ async fn main() -> ExitCode {
     }
     drop(groups);
     println!();
+    println!("a removal on two nodes while a third is away (µs), by the tombstones that are kept for that one");
+    for tombstones in [100, 10_000, 50_000] {
+        println!("{tombstones}: {:.0}", while_one_is_away(tombstones, &options).await);
+    }
+    println!();
     let is_quick = tags::remove_tag_of(options.tagged, options.round * 7, options.is_whole).await;
     // A moment of everything is there to see that it runs, on a machine that may be busy with other things.
     if is_quick || !options.is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -80,14 +85,17 @@ async fn nodes(count: usize) -> Vec<Node> {
 }
 
 async fn cluster(count: usize) -> Vec<Group<Bytes>> {
-    let nodes = nodes(count).await;
-    let load = |_: Key| std::future::ready(Ok::<_, std::convert::Infallible>(Bytes::from(vec![7; 1024])));
-    let groups: Vec<_> = nodes.iter().map(|node| node.group("bench").loader(load).build().expect("a group")).collect();
+    let groups: Vec<_> = nodes(count).await.iter().map(bench_group).collect();
     // Whoever is asked has been met.
     for group in &groups {
         join_all((0..200).map(|number| async move { group.get(&key(number)).await.expect("it is loaded") })).await;
     }
     groups
+}
+
+fn bench_group(node: &Node) -> Group<Bytes> {
+    let load = |_: Key| std::future::ready(Ok::<_, std::convert::Infallible>(Bytes::from(vec![7; 1024])));
+    node.group("bench").loader(load).build().expect("a group")
 }
 
 fn key(number: u64) -> String {
@@ -106,6 +114,29 @@ async fn per_second(group: &Group<Bytes>, under_way: u64, options: &Options) -> 
     };
     join_all((0..under_way).map(remover)).await;
     count.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
+}
+
+/// How long a removal takes while a node that is listed is never there, and so many removals wait for it already.
+async fn while_one_is_away(tombstones: u64, options: &Options) -> f64 {
+    let nodes = nodes(2).await;
+    let away = "127.0.0.1:9";
+    let addresses: Vec<&str> = nodes.iter().map(Node::address).chain([away]).collect();
+    join_all(nodes.iter().map(|node| node.set_peers(&addresses))).await;
+    let groups: Vec<_> = nodes.iter().map(bench_group).collect();
+    // In parts: more of them at once would be one removal of the whole group.
+    for number in 0..tombstones / 100 {
+        let keys: Vec<String> = (number * 100..(number + 1) * 100).map(key).collect();
+        drop(groups[0].remove_many(&keys).await.expect("the node runs"));
+    }
+    assert!(nodes[0].stats().tombstones >= tombstones, "they wait for the one that is away");
+    let (began, mut count) = (Instant::now(), 0);
+    while began.elapsed() < options.round {
+        let receipt = groups[0].remove(&key(tombstones + count)).await.expect("the node runs");
+        let pending = receipt.nodes().filter(|(_, told)| matches!(told, Told::Pending { .. })).count();
+        assert_eq!(pending, 1, "the other one is there");
+        count += 1;
+    }
+    began.elapsed().as_secs_f64() * 1e6 / count as f64
 }
 
 /// Reads with removals, over reads without; and how many removals there were in a second.
