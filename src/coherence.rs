@@ -142,8 +142,8 @@ impl Coherence {
         self.state().covering(group, key, peer)
     }
 
-    /// A question for a key carries removals: `take_out` voids the key's flights and drops it, unless that has been done
-    /// for these. They count as applied to the key once it has: a question that comes meanwhile does it as well.
+    /// A question for a key carries removals: `take_out` voids the key's flights and drops it, unless that has been
+    /// done for these. They count as applied to the key once it has: a question that comes meanwhile does it as well.
     pub(crate) fn carry(&self, group: &Arc<str>, key: &Key, removed: &[Span], now: Moment, take_out: impl FnOnce()) {
         if self.change(|state| state.carried(group, key, removed, now)) {
             take_out();

@@ -86,6 +86,14 @@ impl World {
     }
 }
 
+/// A world, and the removals of a node that takes them out of it for as long as the holders are there.
+fn coherent() -> (Arc<World>, Arc<dyn Holders>, Arc<Coherence>) {
+    let world = World::new();
+    let holders: Arc<dyn Holders> = Arc::new(Held(Arc::clone(&world)));
+    let coherence = Arc::new(Coherence::new(origin("a"), Arc::downgrade(&holders)));
+    (world, holders, coherence)
+}
+
 fn try_out(test: impl Fn() + Send + Sync + Copy + 'static) {
     shuttle::check_random(test, 4_000);
     shuttle::check_pct(test, 4_000, 3);
@@ -142,10 +150,8 @@ fn no_load_brings_back_what_was_cleared_or_replaced() {
 #[test]
 fn a_removal_voids_a_fetch_or_travels_with_its_question() {
     try_out(|| {
-        let world = World::new();
-        let holders: Arc<dyn Holders> = Arc::new(Held(Arc::clone(&world)));
-        let (me, peer) = (origin("a"), origin("b"));
-        let coherence = Arc::new(Coherence::new(me, Arc::downgrade(&holders)));
+        let (world, _holders, coherence) = coherent();
+        let peer = origin("b");
         // Somebody else is there who has not applied it: the tombstone stays.
         coherence.list([peer.name.clone()]);
         let group: Arc<str> = Arc::from("g");
@@ -172,9 +178,7 @@ fn a_removal_voids_a_fetch_or_travels_with_its_question() {
 #[test]
 fn what_is_acknowledged_is_out() {
     try_out(|| {
-        let world = World::new();
-        let holders: Arc<dyn Holders> = Arc::new(Held(Arc::clone(&world)));
-        let coherence = Arc::new(Coherence::new(origin("a"), Arc::downgrade(&holders)));
+        let (world, holders, coherence) = coherent();
         let elsewhere = Coherence::new(origin("b"), Arc::downgrade(&holders));
         let group: Arc<str> = Arc::from("g");
         let keys = || Scope::Keys(vec![world.key.key.clone()]);
@@ -200,9 +204,7 @@ fn what_is_acknowledged_is_out() {
 #[test]
 fn what_questions_carry_is_out_before_either_is_answered() {
     try_out(|| {
-        let world = World::new();
-        let holders: Arc<dyn Holders> = Arc::new(Held(Arc::clone(&world)));
-        let coherence = Arc::new(Coherence::new(origin("a"), Arc::downgrade(&holders)));
+        let (world, _holders, coherence) = coherent();
         let span = Span::one(origin("b"), 1);
         world.load();
         world.source.store(2, Ordering::SeqCst);

@@ -226,8 +226,8 @@ fn who_goes_on_leaves_a_connection_on_which_nothing_comes_for_a_new_one() {
         let key = owned_by(&cluster, 0);
         copied(&cluster, &key).await;
         let since = cluster.now();
-        // Too short for anybody to notice the silence, so the connections stay. What is sent on them takes for ever, also
-        // when the process goes on; what is sent on new ones after that does not.
+        // Too short for anybody to notice the silence, so the connections stay. What is sent on them takes for ever,
+        // also when the process goes on; what is sent on new ones after that does not.
         let just = ms(1_990);
         cluster.inject(Fault::Pause { node: 0 }, just);
         cluster.inject(Fault::Delay { a: 0, b: 1, delay: 60 * SECOND }, just + ms(290));

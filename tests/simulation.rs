@@ -79,9 +79,9 @@ fn each_planted_bug_is_caught_within_ten_seeds() {
 /// Mistakes of the library's, what each breaks, and within how many of the runs with stories that is seen. (The same
 /// runs pass without the mistake: they are among the thousand.)
 ///
-/// `AcknowledgedForEver` has runs of its own, below. `TwoLocks` is none of them: what it breaks shows between threads only, and a simulation is one. It is caught by
-/// threads that are let loose on a shard (`shards/tests.rs`), and by a scheduler that tries out their orders
-/// (`threads.rs`).
+/// `AcknowledgedForEver` has runs of its own, below. `TwoLocks` is none of them: what it breaks shows between threads
+/// only, and a simulation is one. It is caught by threads that are let loose on a shard (`shards/tests.rs`), and by a
+/// scheduler that tries out their orders (`threads.rs`).
 const MISTAKES: [(Bug, Promise, u64); 15] = [
     (Bug::TrafficBeforeVectors, Promise::Removed, 60),
     (Bug::TombstonesExpire, Promise::Removed, 100),

@@ -123,9 +123,9 @@ impl<V: Value> Inner<V> {
         self.shards.look(key, place, |due| self.context.may_be_served(due))
     }
 
-    /// What a load (or an insert) brought at that moment, as it will be cached and handed out: how long it lives, counted
-    /// from then, and what it weighs. Its age counts from `born`, when its load began, and `since` is how many tags had
-    /// been removed by that time.
+    /// What a load (or an insert) brought at that moment, as it will be cached and handed out: how long it lives,
+    /// counted from then, and what it weighs. Its age counts from `born`, when its load began, and `since` is how many
+    /// tags had been removed by that time.
     pub(super) fn settle(
         &self,
         loaded: Loaded<V>,

@@ -76,8 +76,7 @@ impl<V: Value> Inner<V> {
         let install = || match &owner {
             None => self.install_own(offer.number, &key),
             Some(_) => {
-                self.lag.note(&Scope::Keys(vec![key.key.clone()]), self.now());
-                self.shards.remove(key.as_ref());
+                self.make_way(&key);
                 Ok(false)
             }
         };
@@ -92,10 +91,15 @@ impl<V: Value> Inner<V> {
         Ok(receipt.with_stored(installed? || taken))
     }
 
-    /// Puts this node's own offer in its own cache, unless a removal has voided it.
-    fn install_own(self: &Arc<Self>, number: u64, key: &HashedKey) -> Result<bool, Error> {
+    /// Takes out what an insert takes the place of: as a removal does, but for what is on offer.
+    fn make_way(&self, key: &HashedKey) {
         self.lag.note(&Scope::Keys(vec![key.key.clone()]), self.now());
         self.shards.remove(key.as_ref());
+    }
+
+    /// Puts this node's own offer in its own cache, unless a removal has voided it.
+    fn install_own(self: &Arc<Self>, number: u64, key: &HashedKey) -> Result<bool, Error> {
+        self.make_way(key);
         let offered = |offer: &Offered<V>| (offer.loaded.clone(), (offer.born, offer.since));
         let Some((loaded, begun)) = self.offers.with(number, key.key.as_bytes(), offered) else { return Ok(false) };
         let Some(entry) = self.own_entry(key, loaded, begun)? else { return Ok(false) };
@@ -296,8 +300,8 @@ impl<V: Value> Pull<V> {
         let Ok(Answer { outcome: Outcome::Value(copy), held }) = answer else {
             return drop(lead.land(Err(Error::Closed), None));
         };
-        // It lives from when it was offered, as far as that is known here, and not from the end of its way: that may have
-        // been long, and nobody offers it any more.
+        // It lives from when it was offered, as far as that is known here, and not from the end of its way: that may
+        // have been long, and nobody offers it any more.
         let now = group.now();
         let at = now.earlier(now.since(sent).saturating_sub(held));
         let born = at.earlier(copy.age);

@@ -181,8 +181,8 @@ impl<V: Value> Group<V> {
     }
 
     /// The same with what a loader could have returned: a value with a time to live of its own, or "there is none",
-    /// which acts as a removal. A life begins with the call, or the way of one message later, and not when the owner has
-    /// got the value.
+    /// which acts as a removal. A life begins with the call, or the way of one message later, and not when the owner
+    /// has got the value.
     ///
     /// # Errors
     /// As [`insert`](Self::insert).

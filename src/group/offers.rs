@@ -55,10 +55,9 @@ impl<T> Offers<T> {
         if offers.is_empty() {
             return Vec::new();
         }
-        let tag = if let Scope::Tag(tag) = scope { Some(TagHash::of(tag)) } else { None };
         let is_meant = |offer: &Offer<T>| match scope {
             Scope::Keys(keys) => keys.contains(&offer.key.key),
-            Scope::Tag(_) => tag.is_some_and(|tag| bears(&offer.tags, tag)),
+            Scope::Tag(tag) => bears(&offer.tags, TagHash::of(tag)),
             Scope::Group => true,
         };
         offers.values_mut().filter(|offer| is_meant(offer)).filter_map(|offer| offer.value.take()).collect()

@@ -51,11 +51,14 @@ pub(super) struct OneStream<S>(Option<Stream<S>>);
 
 impl<S: AsyncRead> OneStream<S> {
     pub(super) fn new(tcp: S, signs: &Signs) -> Self {
-        let (greeted, gone) = (signs.greeted.clone(), signs.closed.clone().drop_guard());
+        let (mut greeted, gone) = (Some(signs.greeted.clone()), signs.closed.clone().drop_guard());
         let inspect = move |read: &[u8]| {
             // It goes with the stream, whose part this is.
             let _ = &gone;
-            if !read.is_empty() {
+            // Once: the token has a lock, and there are many reads.
+            if !read.is_empty()
+                && let Some(greeted) = greeted.take()
+            {
                 greeted.cancel();
             }
         };

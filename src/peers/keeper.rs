@@ -3,8 +3,9 @@
 //! Gets never connect: they use the connection that is here, or turn elsewhere at once. So a dead peer costs the node
 //! one try at a time, with growing pauses, and no get waits for it.
 //!
-//! A hello carries what each side knows of removals. A peer is up once neither lacks one that the other has; while there
-//! are removals that are not known to be complete, hellos are said once a second.
+//! A hello carries what each side knows of removals. A peer is up once neither lacks one that the other has: until then
+//! one hello follows the other, after that they are said once a second while there are removals that are not known to
+//! be complete.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -274,8 +274,8 @@ impl Peer {
         self.has_been_tried();
     }
 
-    /// The connection to use from now on; whether the peer is up shows when it answers. What this returns fires when the
-    /// connection is not in use any more.
+    /// The connection to use from now on; whether the peer is up shows when it answers. What this returns fires when
+    /// the connection is not in use any more.
     pub(super) fn connected(&self, connection: Arc<dyn Connection>) -> CancellationToken {
         let given_up = CancellationToken::new();
         let in_use = given_up.clone().drop_guard();

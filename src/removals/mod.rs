@@ -172,8 +172,8 @@ impl Removals {
     }
 
     /// A question for a key carries these. If this returns true, the holder voids the key's flights that have begun and
-    /// drops it, then says so, and serves only then. From there on a question that carries the same finds it applied, for
-    /// a second.
+    /// drops it, says so with [`carried_out`](Self::carried_out), and serves only then. From there on a question that
+    /// carries the same finds it applied, for a second.
     #[must_use]
     pub(crate) fn carried(&mut self, group: &Arc<str>, key: &Key, spans: &[Span], now: Moment) -> bool {
         // All are noted, whatever came of those before.

@@ -66,15 +66,11 @@ impl Line {
 impl Seen {
     /// Notes that `span` has been applied.
     pub(crate) fn note(&mut self, span: &Span) -> Noted {
-        if self.has_all(span) {
-            return Noted::Known;
+        let looked = self.look(span);
+        if looked == Noted::New {
+            self.claim(span);
         }
-        let line = self.lines.entry(span.origin.clone()).or_default();
-        if !line.has_room(span) {
-            return Noted::Beyond;
-        }
-        line.add(span.first, span.last);
-        Noted::New
+        looked
     }
 
     /// Claims `span`, which has been applied, however far it is above the mark.

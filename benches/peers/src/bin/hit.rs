@@ -6,8 +6,8 @@
 //! valgrind --tool=callgrind --toggle-collect='hit::hit*' target/release/hit plain 10000
 //! ```
 //!
-//! A ten thousandth of what was collected is what a hit takes, with the loop around it. The kinds are `plain`, `life` and
-//! `removals`.
+//! A ten thousandth of what was collected is what a hit takes, with the loop around it. The kinds are `plain`, `life`
+//! and `removals`.
 
 use std::convert::Infallible;
 use std::hint::black_box;
