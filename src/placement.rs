@@ -35,6 +35,8 @@ pub struct Placement {
     entrants: Vec<Entrant>,
     /// For each slot, its owner's place in `names`.
     owners: Box<[u16]>,
+    /// How many slots each of `names` owns.
+    owned: Box<[u32]>,
 }
 
 impl Placement {
@@ -45,8 +47,10 @@ impl Placement {
         let names = members.iter().map(|(name, _)| name.clone()).collect();
         let mut entrants: Vec<Entrant> = members.iter().zip(0..).map(Entrant::new).collect();
         entrants.sort_by_key(|entrant| Reverse(entrant.weight));
-        let owners = slots().filter_map(|slot| winner(entrants.iter(), slot)).collect();
-        Self { names, entrants, owners }
+        let owners: Box<[u16]> = slots().filter_map(|slot| winner(entrants.iter(), slot)).collect();
+        let mut owned = vec![0; members.len()].into_boxed_slice();
+        owners.iter().for_each(|&owner| owned[usize::from(owner)] += 1);
+        Self { names, entrants, owners, owned }
     }
 
     /// The slot's owner, as its place among the members.
@@ -79,7 +83,7 @@ impl Placement {
     #[must_use]
     pub fn slots_of(&self, name: &str) -> usize {
         let place = self.names.binary_search_by(|listed| listed.as_str().cmp(name));
-        place.map_or(0, |member| self.owners.iter().filter(|&&owner| usize::from(owner) == member).count())
+        place.map_or(0, |member| self.owned[member] as usize)
     }
 }
 
