@@ -17,7 +17,7 @@ use crate::key::Key;
 use crate::member::NodeName;
 use crate::message::{Ack, News, Scope};
 use crate::planted::{Bug, is_planted};
-use crate::removals::{Lacking, Limits, Noted, Origin, Record, Removals, Report, Span, Standing, Tick, What};
+use crate::removals::{Lacking, Limits, Noted, Origin, Record, Removals, Report, Seen, Span, Standing, Tick, What};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::time::Moment;
@@ -44,15 +44,6 @@ pub(crate) struct Coherence {
     loud: AtomicBool,
     /// Changes with whatever a receipt could wait for.
     news: Notify,
-}
-
-/// How this node and a peer stand to each other.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Balance {
-    /// What the peer lacks.
-    pub(crate) lacking: Lacking,
-    /// Whether it may be asked.
-    pub(crate) is_level: bool,
 }
 
 impl Coherence {
@@ -258,10 +249,14 @@ impl Coherence {
         }
     }
 
-    /// How a peer stands to this node, by what was heard of it.
-    pub(crate) fn balance(&self, peer: &Origin) -> Balance {
-        let removals = self.state();
-        Balance { lacking: removals.lacking(peer, RECORDS_BYTES), is_level: removals.is_level(peer) }
+    /// Whether a peer may be asked, by what was heard of it.
+    pub(crate) fn is_level(&self, peer: &Origin) -> bool {
+        self.state().is_level(peer)
+    }
+
+    /// Whether a hello has made this node and a peer even; see [`Removals::is_even`].
+    pub(crate) fn is_even(&self, peer: &Origin, had: &Seen, has: &Seen, lacked: &Lacking) -> bool {
+        self.state().is_even(peer, had, has, lacked)
     }
 
     /// From now on, these are listed.

@@ -3,9 +3,8 @@
 //! Gets never connect: they use the connection that is here, or turn elsewhere at once. So a dead peer costs the node
 //! one try at a time, with growing pauses, and no get waits for it.
 //!
-//! A hello carries what each side knows of removals. A peer is up once neither lacks one that the other has: until then
-//! one hello follows the other, after that they are said once a second while there are removals that are not known to
-//! be complete.
+//! A hello carries what each side knows of removals. A peer is up once each has what the other had when the hello
+//! crossed; while there are removals that are not known to be complete, hellos are said once a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +12,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::coherence::{Balance, Presence};
-use crate::message::{Ask, Hello, RefusalKind, Reply};
+use crate::coherence::Presence;
+use crate::message::{Ask, Hello, News, Refusal, RefusalKind, Reply, Sender};
 use crate::planted::{Bug, is_planted};
-use crate::removals::{Lacking, Origin, Tick};
+use crate::removals::{Lacking, Origin, Report, Seen, Tick};
 use crate::transport::{CallError, Connection, Opened, Unreachable};
 
 use super::{Peer, Peers};
@@ -121,20 +120,24 @@ async fn attend(peers: &Peers, peer: &Arc<Peer>, mut met: Acquaintance) {
     }
 }
 
-/// Tells the peer who we are and whom we list, and takes in the same from it, until neither lacks a removal that the
-/// other has: before that, neither asks the other for keys. What it answers settles its health; only a connection that
-/// is lost, or of no use, is an error.
+/// Tells the peer who we are and whom we list, and takes in the same from it, until a hello has left each with the
+/// removals that the other had: before that, neither asks the other for keys. What it answers settles its health; only
+/// a connection that is lost, or of no use, is an error.
+///
+/// Who was told something says one more, whatever that brings: receipts wait for the word that a removal has arrived.
 async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result<(), Unreachable> {
+    let mut has_thanked = false;
     loop {
         let (sent, asked) = (peers.clock.now(), peers.coherence.tick());
         // At first, who is there has yet to say what it has.
         let of = met.presence.as_ref().map(Presence::peer);
-        let hello = Ask::Hello(peers.hello(peers.coherence.news_for(of)));
+        let news = peers.coherence.news_for(of);
+        let told = Told { seen: seen_by(&peers.sender, &news), asked };
         let outcome = tokio::select! {
             biased;
             // Who gave it up has said why. To wait for an answer on it would be in the way of a new one.
             () = met.given_up.cancelled() => return Ok(()),
-            outcome = met.connection.call(peers.request(hello)) => outcome,
+            outcome = met.connection.call(peers.request(Ask::Hello(peers.hello(news)))) => outcome,
         };
         if let Ok(reply) = &outcome {
             peer.answered(reply, peers.clock.now().since(sent));
@@ -143,7 +146,8 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
             Ok(Reply::Hello(theirs)) => match misfit(peers, peer, &theirs.sender) {
                 Some(why) => peer.refused(&why),
                 None => {
-                    if !compare(peers, met, &theirs, asked) {
+                    let taken = take_in(peers, met, &theirs, &told);
+                    if !taken.is_even {
                         continue;
                     }
                     peer.heard(&theirs, peers.view().members());
@@ -152,19 +156,13 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
                     } else {
                         peer.up(&met.connection, theirs.sender.incarnation, sent);
                     }
+                    if taken.was_behind && !std::mem::replace(&mut has_thanked, true) {
+                        continue;
+                    }
                 }
             },
             Ok(_) => peer.refused("it answered a hello with something else"),
-            Err(CallError::Refused(refusal)) => match refusal.kind {
-                RefusalKind::Draining => peer.found_draining(),
-                RefusalKind::WrongCluster | RefusalKind::Version | RefusalKind::Invalid => {
-                    peer.refused(&refusal.message);
-                }
-                // That says nothing of whose it is: too many requests wait there, say. A new connection has none.
-                RefusalKind::TooLarge | RefusalKind::UnknownGroup | RefusalKind::Schema => {
-                    return Err(Unreachable::new(&refusal.message));
-                }
-            },
+            Err(CallError::Refused(refusal)) => take_refusal(peer, &refusal)?,
             Err(CallError::Unreachable(why)) => return Err(why),
             // It is there, and has a lot to do: the next hello will tell.
             Err(CallError::Busy | CallError::GivenUp) => {}
@@ -173,24 +171,62 @@ async fn say_hello(peers: &Peers, peer: &Peer, met: &mut Acquaintance) -> Result
     }
 }
 
-/// Takes in what a peer tells of removals. Says whether both have what the other has: if not, one more hello brings
-/// more.
-fn compare(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, asked: Tick) -> bool {
+/// Settles the health of a peer that refuses a hello, or says that the connection is of no use.
+fn take_refusal(peer: &Peer, refusal: &Refusal) -> Result<(), Unreachable> {
+    match refusal.kind {
+        RefusalKind::Draining => peer.found_draining(),
+        RefusalKind::WrongCluster | RefusalKind::Version | RefusalKind::Invalid => peer.refused(&refusal.message),
+        // That says nothing of whose it is: too many requests wait there, say. A new connection has none.
+        RefusalKind::TooLarge | RefusalKind::UnknownGroup | RefusalKind::Schema => {
+            return Err(Unreachable::new(&refusal.message));
+        }
+    }
+    Ok(())
+}
+
+/// What a hello told, and when it left.
+struct Told {
+    seen: Seen,
+    asked: Tick,
+}
+
+/// What a node says that it has seen.
+fn seen_by(sender: &Sender, news: &News) -> Seen {
+    let is_its_own = |report: &&Report| report.of.name == sender.name && report.of.incarnation == sender.incarnation;
+    news.reports.iter().find(is_its_own).map(|report| report.seen.clone()).unwrap_or_default()
+}
+
+/// What a hello's answer was to this node.
+struct Taken {
+    /// Whether each has now what the other had: if not, one more hello brings more. Removals that are newer are not
+    /// waited for, or a peer would never be up where there is always one under way.
+    is_even: bool,
+    /// Whether it brought removals that this node lacked.
+    was_behind: bool,
+}
+
+/// Takes in what a peer tells of removals in answer to what it was told.
+fn take_in(peers: &Peers, met: &mut Acquaintance, theirs: &Hello, told: &Told) -> Taken {
     let origin = Origin::new(theirs.sender.name.clone(), theirs.sender.incarnation);
     if met.presence.as_ref().is_none_or(|presence| *presence.peer() != origin) {
         met.presence = Some(peers.coherence.meet(origin.clone()));
         if is_planted(Bug::TrafficBeforeVectors) {
-            return true;
+            return Taken { is_even: true, was_behind: false };
         }
     }
-    peers.take_news(&origin, &theirs.news, Some(asked));
+    let news = &theirs.news;
+    peers.take_news(&origin, news, Some(told.asked));
     // One that tells nothing of removals is told nothing.
-    let Balance { lacking, is_level } = peers.coherence.balance(&origin);
-    theirs.news.reports.is_empty() || theirs.news.lacking == Lacking::Nothing && lacking == Lacking::Nothing && is_level
+    let tells = !news.reports.is_empty();
+    let has = seen_by(&theirs.sender, news);
+    Taken {
+        is_even: !tells || peers.coherence.is_even(&origin, &told.seen, &has, &news.lacking),
+        was_behind: news.lacking != Lacking::Nothing,
+    }
 }
 
 /// Why the node that answered is not the peer that was meant, in words for an operator.
-fn misfit(peers: &Peers, peer: &Peer, theirs: &crate::message::Sender) -> Option<String> {
+fn misfit(peers: &Peers, peer: &Peer, theirs: &Sender) -> Option<String> {
     let ours = &peers.sender;
     if theirs.cluster != ours.cluster {
         Some(format!("it belongs to the cluster {:?}, this node to {:?}", theirs.cluster, ours.cluster))

@@ -291,7 +291,7 @@ impl Peers {
     pub(crate) fn take_news(&self, from: &Origin, news: &News, asked: Option<Tick>) {
         self.coherence.take(from, news, asked, || {
             // What is dropped next must not come back from who does not know yet why.
-            let lags = |peer: &&Arc<Peer>| !self.coherence.balance(&peer.run()).is_level;
+            let lags = |peer: &&Arc<Peer>| !self.coherence.is_level(&peer.run());
             for peer in self.view().peers().filter(|peer| *peer.name() != from.name).filter(lags) {
                 peer.begin_anew("this node has learnt of removals that the peer may lack");
             }

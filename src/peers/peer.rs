@@ -69,7 +69,7 @@ pub(crate) struct Peer {
     tried: SetOnce<()>,
     /// Wakes the keeper: something has changed.
     news: Notify,
-    /// Since when neither lacks what the other has.
+    /// Since when each has what the other had.
     pub(super) level: Level,
     /// Whether it should be told hello soon.
     wants_hello: AtomicBool,

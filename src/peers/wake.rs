@@ -20,7 +20,7 @@ const ON_THE_OLD_CONNECTION: Duration = Duration::from_millis(250);
 /// And how long a new one, from then on: whom it does not reach, this node is cut off from.
 const ON_A_NEW_ONE: Duration = Duration::from_secs(1);
 
-/// Since when neither of two nodes lacks a removal that the other has.
+/// Since when each of two nodes has the removals that the other had.
 #[derive(Debug, Default)]
 pub(super) struct Level {
     /// When the last hello left by whose answer that was so.
@@ -41,8 +41,8 @@ impl Level {
 }
 
 impl Peers {
-    /// Says hello to all peers that may answer. Resolves when none of them lacks what this node has, nor the other way
-    /// round, by a hello that left from now on; or when those who have not answered have had their time.
+    /// Says hello to all peers that may answer. Resolves when this node has what they had, and the other way round, by
+    /// a hello that left from now on; or when those who have not answered have had their time.
     pub(crate) async fn catch_up(&self) {
         let (now, view) = (self.clock.now(), self.view_owned());
         for peer in view.peers() {

@@ -260,6 +260,23 @@ impl Removals {
         self.bare.iter().all(|(origin, bare)| seen.reaches(origin, *bare))
     }
 
+    /// Whether a hello has made this node and `peer` even: each has what the other had then, and they are level. `had`
+    /// is what had been seen here when the hello left; the answer, which has been taken in, said that the peer had seen
+    /// `has` and that this node lacked `lacked`.
+    ///
+    /// What either applies later is not waited for: there may always be more. Nor need it be. Since the hello each
+    /// counts the other among everybody, so none of that is complete before both have applied it, and until it is, its
+    /// tombstone travels with the questions between the two.
+    pub(crate) fn is_even(&self, peer: &Origin, had: &Seen, has: &Seen, lacked: &Lacking) -> bool {
+        let nothing = Seen::default();
+        let claimed = self.known.seen(peer).unwrap_or(&nothing);
+        // Vectors forget lines of the dead, each node's in its own time: whoever is known to lack nothing is even though
+        // its vector has fewer lines.
+        let has_told = claimed.covers(had) || self.log.lacking(claimed, 0) == Lacking::Nothing;
+        let was_told = *lacked == Lacking::Nothing || self.seen.covers(has);
+        was_told && has_told && self.is_level(peer)
+    }
+
     /// First step for one who is behind another's reach: from now on, only peers that know as much are asked. The
     /// holder then voids all flights that have begun, drops everything in all groups, and calls
     /// [`adopt`](Self::adopt).

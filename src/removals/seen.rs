@@ -105,6 +105,15 @@ impl Seen {
         self.lines.get(&span.origin).is_some_and(|line| line.has_all(span.first, span.last))
     }
 
+    /// Whether all that `other` claims is claimed here.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let nothing = Line::default();
+        other.lines.iter().all(|(origin, theirs)| {
+            let line = self.lines.get(origin).unwrap_or(&nothing);
+            line.has_all(1, theirs.mark) && theirs.above.iter().all(|&number| line.has_all(number, number))
+        })
+    }
+
     /// Up to which number all of `origin` have been applied.
     pub(crate) fn mark(&self, origin: &Origin) -> u64 {
         self.lines.get(origin).map_or(0, |line| line.mark)
@@ -234,7 +243,10 @@ mod tests {
                     model.extend((first..=first + more).map(|number| (line, number)));
                 }
             }
+            let is_covered = merged.iter().all(|&(line, first, more)| seen.has_all(&span(line, first, first + more)));
+            prop_assert_eq!(seen.covers(&other), is_covered);
             seen.merge(&other);
+            prop_assert!(seen.covers(&other));
             for line in 1..3 {
                 for first in 1..45 {
                     for last in first..45 {

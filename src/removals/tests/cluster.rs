@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::{
-    Lacking, Limits, LogLimits, Noted, Origin, Record, Removals, Report, Span, Tick, TombstoneLimits, What,
+    Lacking, Limits, LogLimits, Noted, Origin, Record, Removals, Report, Seen, Span, Tick, TombstoneLimits, What,
 };
 use super::judge::{Called, Counts, Started, Value};
 use crate::key::Key;
@@ -63,7 +63,8 @@ struct News {
 #[derive(Clone, Debug)]
 enum Message {
     Hello(News, Tick),
-    HelloReply(News, Tick),
+    /// With what the one had seen who said hello.
+    HelloReply(News, Tick, Seen),
     /// With the version of the receiver's links that is known.
     Remove(Arc<Record>, u64, Tick),
     /// With the version of the links, and what the node says of itself if another was known.

@@ -99,12 +99,11 @@ impl Cluster {
                 let reply = self.news(id, 1);
                 let tick = self.node(node).removals.tick();
                 self.connections.get_mut(&id).unwrap().replied = Some(tick);
-                self.send(id, 1, Message::HelloReply(reply, asked));
+                self.send(id, 1, Message::HelloReply(reply, asked, news.report.seen));
             }
-            Message::HelloReply(news, asked) => {
+            Message::HelloReply(news, asked, had) => {
                 self.take_in(id, 0, &news, Some(asked));
-                let lacks_nothing = self.node(node).removals.lacking(&peer, 300) == Lacking::Nothing;
-                if news.lacking == Lacking::Nothing && lacks_nothing {
+                if self.node(node).removals.is_even(&peer, &had, &news.report.seen, &news.lacking) {
                     self.connections.get_mut(&id).unwrap().is_up = true;
                 } else {
                     self.hello(id);
@@ -189,7 +188,7 @@ impl Cluster {
 fn brief(message: &Message) -> String {
     match message {
         Message::Hello(news, _) => format!("hello with {}", brief_news(news)),
-        Message::HelloReply(news, _) => format!("reply with {}", brief_news(news)),
+        Message::HelloReply(news, ..) => format!("reply with {}", brief_news(news)),
         Message::Remove(record, ..) => format!("remove {} {:?}", record.span.last, record.what),
         Message::Acknowledged(version, report, span, _) => {
             format!("acknowledged {} at version {version}, report: {}", span.last, report.is_some())
