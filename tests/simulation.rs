@@ -64,7 +64,7 @@ fn each_planted_bug_is_caught_within_ten_seeds() {
             Planted::IgnoresRemovals => Promise::Removed,
             Planted::OutlivesItsLife => Promise::Life,
             Planted::AnswersLate => Promise::Limit,
-            Planted::LoadsTwice => Promise::OneLoad,
+            Planted::LoadsTwice | Planted::LoadsElsewhere => Promise::OneLoad,
             Planted::TakesMoreBytes => Promise::Bytes,
             Planted::NeverAnswers => Promise::Healing,
             Planted::MixesKeysUp => Promise::Value,
@@ -131,6 +131,19 @@ fn who_counts_a_start_for_nothing_is_caught_within_twenty_seeds() {
     let caught = plans().find(|plan| play(plan, planted).breaks(Promise::Removed));
     println!("it is caught by seed {:?}", caught.as_ref().map(|plan| plan.seed));
     assert!(caught.is_some(), "a restart between an acknowledgement and the end of its removal goes unseen");
+}
+
+#[test]
+fn each_part_of_a_cluster_is_held_to_its_promises() {
+    for (planted, promise) in [
+        (Planted::LoadsElsewhere, Promise::OneLoad),
+        // Each removal of these runs is pending in the other part: those that are done are held to it.
+        (Planted::IgnoresRemovals, Promise::Removed),
+    ] {
+        for plan in (1..=5).map(Plan::of_parts_alone) {
+            assert!(play(&plan, Some(planted)).breaks(promise), "seed {}: {planted:?} goes unseen", plan.seed);
+        }
+    }
 }
 
 #[test]

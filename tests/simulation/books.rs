@@ -49,6 +49,9 @@ pub(crate) struct Removal {
     pub(crate) is_of_tag: bool,
     pub(crate) began: Stamp,
     pub(crate) ended: Option<Stamp>,
+    /// When its receipt was there, and the nodes that it says are done: these are held to it although others are not.
+    pub(crate) returned: Option<Stamp>,
+    pub(crate) done: Vec<usize>,
     pub(crate) is_everywhere: bool,
     /// Nodes that were no part of everybody at its beginning or its end.
     pub(crate) beyond: Vec<usize>,
@@ -76,9 +79,9 @@ pub(crate) struct Books {
     pub(crate) violations: Vec<Violation>,
     /// How long a value is served after its life if its source fails.
     pub(crate) grace: Duration,
-    /// By key: the latest removal whose token is known, and the token.
     /// When tokens were used, for which keys.
     pub(crate) token_gets: Vec<(usize, Stamp)>,
+    /// By key: the latest removal whose token is known, and the token.
     pub(crate) tokens: BTreeMap<usize, (usize, Token)>,
     pub(crate) coverage: Coverage,
 }
@@ -151,8 +154,9 @@ impl Books {
         let began = self.stamp();
         self.coverage.removals += 1;
         self.note(format_args!("{node}: removal of {keys:?} begins"));
-        let (is_of_tag, ended, is_everywhere, beyond) = (false, None, false, Vec::new());
-        self.removals.push(Removal { node, keys, is_of_tag, began, ended, is_everywhere, beyond });
+        let (is_of_tag, is_everywhere) = (false, false);
+        let (ended, returned, done, beyond) = (None, None, Vec::new(), Vec::new());
+        self.removals.push(Removal { node, keys, is_of_tag, began, ended, returned, done, is_everywhere, beyond });
         self.removals.len() - 1
     }
 
@@ -166,6 +170,13 @@ impl Books {
         if is_everywhere {
             self.removal_counts(number, ended);
         }
+    }
+
+    /// A removal has returned, and says that these are done.
+    pub(crate) fn removal_returns(&mut self, number: usize, done: Vec<usize>) {
+        let returned = self.stamp();
+        let removal = &mut self.removals[number];
+        (removal.returned, removal.done) = (Some(returned), done);
     }
 
     /// A removal that was pending somewhere when it returned is everywhere by now: from here on it counts.

@@ -2,6 +2,7 @@
 //!
 //! The judge errs on one side: it says no only where nothing that could have happened unseen would excuse it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -167,13 +168,43 @@ impl Books {
         let twin = self.running.iter().map(|other| (other, &self.loads[*other])).find(|(_, other)| {
             let is_same_run = (other.node, other.run) == (load.node, load.run);
             let since = |it: &Load| it.began.is_some_and(|began| began.at > calm);
-            let agree = is_same_run || (since(other) && since(load));
+            let agree = is_same_run || (since(other) && since(load)) || self.are_in_one_part(other, load);
             other.key == load.key && agree && !self.may_be_voided(other)
         });
         if let Some((other, twin)) = twin {
             let what = format!("#{number}, {load:?}, begins beside #{other}, {twin:?}");
             self.violated(Promise::OneLoad, what);
         }
+    }
+
+    /// The part of the cluster that a node is in, and since when, where nothing else is wrong than that links have been
+    /// cut, and that has stood from so long before `at` as it takes to notice: all in it reach each other, and nobody
+    /// else.
+    fn part_of(&self, node: usize, at: Duration) -> Option<(Duration, BTreeSet<usize>)> {
+        let stands = |from: Duration, until: Duration| from + CALM_AFTER <= at && until > self.now();
+        let (mut cuts, mut since) = (BTreeSet::new(), Duration::ZERO);
+        for (fault, from, until) in self.weather.iter().filter(|(.., until)| *until + CALM_AFTER > at) {
+            match fault {
+                Fault::Cut { from: a, to: b, both_ways: true } if stands(*from, *until) => {
+                    cuts.extend([(*a, *b), (*b, *a)]);
+                    since = since.max(*from);
+                }
+                _ => return None,
+            }
+        }
+        let nodes: BTreeSet<usize> = self.starts.keys().map(|(node, _)| *node).collect();
+        let reached = |node: usize| -> BTreeSet<usize> {
+            nodes.iter().copied().filter(|other| !cuts.contains(&(node, *other))).collect()
+        };
+        let part = reached(node);
+        (part.len() < nodes.len() && part.iter().all(|other| reached(*other) == part)).then_some((since, part))
+    }
+
+    /// Whether two loads are of nodes that agree and reach each other although others cannot be reached.
+    fn are_in_one_part(&self, one: &Load, other: &Load) -> bool {
+        let (Some(one_began), Some(other_began)) = (one.began, other.began) else { return false };
+        let part = self.part_of(one.node, one_began.at.min(other_began.at));
+        part.is_some_and(|(_, part)| part.contains(&other.node))
     }
 
     /// Whether something was removed since a load began, by a message that may have been late.
@@ -187,7 +218,15 @@ impl Books {
         }
         // While the removal of a tag is on its way, a question for any key may carry it.
         let may_cover = |removal: &&Removal| removal.is_of_tag || removal.covers(load.key);
-        self.removals.iter().filter(may_cover).any(|removal| {
+        // What another part removes is not heard of in this one.
+        let part = self.part_of(load.node, began.at);
+        let may_be_heard = |removal: &&Removal| {
+            let is_apart = |(since, part): &(Duration, BTreeSet<usize>)| {
+                *since <= removal.began.at && !part.contains(&removal.node)
+            };
+            !part.as_ref().is_some_and(is_apart)
+        };
+        self.removals.iter().filter(may_cover).filter(may_be_heard).any(|removal| {
             let Some(ended) = removal.ended else { return true };
             // What a node has missed while it was not there, it hears of when it is.
             let start = self.starts.get(&(load.node, load.run)).copied().unwrap_or_default();
@@ -195,7 +234,11 @@ impl Books {
             // And what who was not part of everybody has missed, when it is.
             let is_heard_back = removal.beyond.contains(&load.node)
                 && self.weather.iter().any(|(_, since, until)| *since <= began.at && began.at < *until + CALM_AFTER);
-            ended.order > began.order || !removal.is_everywhere || is_heard_late || is_heard_back
+            // Who has said that it has applied it does not void anything for it any more.
+            let is_done =
+                removal.done.contains(&load.node) && removal.returned.is_some_and(|it| it.order < began.order);
+            let is_on_its_way = !is_done && (ended.order > began.order || !removal.is_everywhere);
+            is_on_its_way || is_heard_late || is_heard_back
         })
     }
 
@@ -205,14 +248,28 @@ impl Books {
         let mut removals = self.removals.iter().enumerate();
         let broken = removals.find(|(number, removal)| {
             asked.after == Some(*number) && began.order < removal.began.order
-                || removal.is_everywhere
-                    && removal.covers(asked.key)
+                || removal.covers(asked.key)
                     && began.order < removal.began.order
-                    && removal.ended.is_some_and(|ended| ended.order < asked.started.order)
-                    && !removal.beyond.contains(&asked.node)
-                    && !self.is_unheard(removal, load, asked)
+                    && (self.has_reached(removal, load, asked) || self.has_said_so(removal, asked))
         });
         broken.map(|(_, removal)| removal)
+    }
+
+    /// Whether a removal was everywhere before a get began, and who asks was a part of that.
+    fn has_reached(&self, removal: &Removal, load: &Load, asked: Asked) -> bool {
+        removal.is_everywhere
+            && removal.ended.is_some_and(|ended| ended.order < asked.started.order)
+            && !removal.beyond.contains(&asked.node)
+            && !self.is_unheard(removal, load, asked)
+    }
+
+    /// Whether a receipt had said before a get began that the node is done: then it has nothing old, and nothing from
+    /// others, who may be pending still. It was not started anew since.
+    fn has_said_so(&self, removal: &Removal, asked: Asked) -> bool {
+        let runs = self.starts.range((asked.node, 0)..=(asked.node, u64::MAX));
+        removal.done.contains(&asked.node)
+            && removal.returned.is_some_and(|returned| returned.order < asked.started.order)
+            && runs.last().is_some_and(|(_, start)| start.order < removal.began.order)
     }
 
     /// Whether who asks cannot know of a removal: it has been started anew since, and was answered by one who was not part

@@ -9,6 +9,7 @@ use std::time::Duration;
 use peerage::simulation::{Dice, Fault};
 
 use super::stories;
+use super::world::SETTLES_WITHIN;
 
 /// A run, as it is to be played.
 #[derive(Clone, Debug)]
@@ -110,6 +111,8 @@ pub(super) const TAGS: usize = 2;
 const EVENTS: usize = 340;
 /// When things go wrong, from and to, in milliseconds. The end leaves time for another calm spell.
 pub(super) const SPELLS: [(u64, u64); 2] = [(500, 6_500), (11_500, 15_500)];
+/// From when to when a cluster is in parts, where it is for long.
+const PARTED: (u64, u64) = (1_500, 13_500);
 pub(crate) const END: u64 = 20_500;
 /// A value that lives for longer than a run.
 const LONG: u64 = 60_000;
@@ -118,6 +121,9 @@ impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let mut setup = Setup::roll(&mut dice);
+        if seed % 16 == 3 {
+            return Self::of_parts(seed, setup, &mut dice);
+        }
         let mut events: Vec<Timed> = (0..EVENTS).map(|_| setup.event(&mut dice)).collect();
         // Every other run is of single events alone.
         if seed.is_multiple_of(2) {
@@ -135,6 +141,42 @@ impl Plan {
 }
 
 impl Plan {
+    /// A run in which the cluster is in parts for a long time, and nothing else is wrong with it: each part is a cluster
+    /// of its own, and is held to as much.
+    fn of_parts(seed: u64, mut setup: Setup, dice: &mut Dice) -> Self {
+        setup.nodes = 4 + dice.below(2);
+        let (from, to) = PARTED;
+        // Less those that are faults.
+        let mut events: Vec<Timed> = (0..EVENTS + EVENTS / 8).map(|_| setup.event(dice)).collect();
+        events.retain(|timed| !matches!(timed.event, Event::Fault(..)));
+        let parts: Vec<bool> = (0..setup.nodes).map(|node| node == 0 || (node > 1 && dice.chance(0.5))).collect();
+        for (a, b) in (0..setup.nodes).flat_map(|a| (0..a).map(move |b| (a, b))).filter(|(a, b)| parts[*a] != parts[*b])
+        {
+            let since = dice.between(from, from + 100);
+            let (at, lasting) = (Duration::from_millis(since), Duration::from_millis(to - since));
+            events.push(Timed { at, event: Event::Fault(Fault::Cut { from: a, to: b, both_ways: true }, lasting) });
+        }
+        events.sort_by_key(|event| event.at);
+        Self { seed, chance: seed, setup, events }
+    }
+
+    /// The same up to the end of the parts, with no removal whose receipt could ever say that it is everywhere.
+    pub(crate) fn of_parts_alone(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let setup = Setup::roll(&mut dice);
+        let mut plan = Self::of_parts(seed, setup, &mut dice);
+        let end = Duration::from_millis(PARTED.1);
+        let parted =
+            Duration::from_millis(PARTED.0 + 100)..end.saturating_sub(SETTLES_WITHIN + Duration::from_millis(500));
+        plan.events.retain(|Timed { at, event }| match event {
+            Event::Remove { .. } | Event::RemoveTag { .. } | Event::Clear { .. } | Event::Insert { .. } => {
+                parted.contains(at)
+            }
+            _ => *at < end,
+        });
+        plan
+    }
+
     /// A run in which a node that has applied a removal is started anew before all have, and nothing else happens: the
     /// rest of a usual run soon takes out what is old, whoever has it.
     pub(crate) fn of_a_start(seed: u64) -> Self {

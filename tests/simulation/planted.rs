@@ -13,6 +13,8 @@ pub(crate) enum Planted {
     AnswersLate,
     /// Each load is two.
     LoadsTwice,
+    /// Each load is one on all other nodes, too.
+    LoadsElsewhere,
     /// The cache takes four times its capacity.
     TakesMoreBytes,
     /// Now and then a caller is never answered.
@@ -25,11 +27,12 @@ pub(crate) enum Planted {
 
 impl Planted {
     /// Those that are none of the library's.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::IgnoresRemovals,
         Self::OutlivesItsLife,
         Self::AnswersLate,
         Self::LoadsTwice,
+        Self::LoadsElsewhere,
         Self::TakesMoreBytes,
         Self::NeverAnswers,
         Self::MixesKeysUp,

@@ -49,7 +49,7 @@ impl Source {
 
     /// What the service makes of a node when it starts.
     pub(crate) fn group(&self, node: &Node) -> Result<Group<String>, ConfigError> {
-        let number = node.address().trim_start_matches("node-").trim_end_matches(":1").parse::<usize>().unwrap() - 1;
+        let number = number_of(node.address());
         let run = {
             let mut state = self.state();
             state.runs[number] += 1;
@@ -112,7 +112,7 @@ impl Source {
 
     fn begin(&self, node: usize, run: u64, keys: &[Key]) -> Vec<usize> {
         let mut books = self.books.lock();
-        let mut begin = |key: &Key| {
+        let mut begin = |node: usize, key: &Key| {
             let key = index(key);
             let version = self.version_at(key, self.read_at(books.now()));
             let (is_insert, life) = (false, self.setup.time_to_live);
@@ -121,12 +121,16 @@ impl Source {
             let (began, ended) = (None, None);
             books.load_begins(Load { key, node, run, is_insert, began, ended, life, is_found, version })
         };
-        let numbers: Vec<_> = keys.iter().map(&mut begin).collect();
-        if self.planted == Some(Planted::LoadsTwice) {
-            let again: Vec<_> = keys.iter().map(begin).collect();
-            drop(books);
-            drop(Running { books: self.books.clone(), numbers: again });
-        }
+        let numbers: Vec<_> = keys.iter().map(|key| begin(node, key)).collect();
+        let twins = match self.planted {
+            Some(Planted::LoadsTwice) => vec![node],
+            Some(Planted::LoadsElsewhere) => (0..self.setup.nodes).filter(|twin| *twin != node).collect(),
+            _ => return numbers,
+        };
+        let twins = twins.iter().flat_map(|twin| keys.iter().map(move |key| (*twin, key)));
+        let again = twins.map(|(twin, key)| begin(twin, key)).collect();
+        drop(books);
+        drop(Running { books: self.books.clone(), numbers: again });
         numbers
     }
 
@@ -222,6 +226,11 @@ impl Drop for Running {
         let mut books = self.books.lock();
         self.numbers.iter().for_each(|number| books.load_ends(*number));
     }
+}
+
+/// The number of the node of this name.
+pub(crate) fn number_of(node: &str) -> usize {
+    node.trim_start_matches("node-").trim_end_matches(":1").parse::<usize>().unwrap() - 1
 }
 
 /// The name of a key.

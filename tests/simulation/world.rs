@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerage::simulation::{Cluster, Dice, Fault};
-use peerage::{Error, GetOptions, Group, Loaded, Receipt};
+use peerage::{Error, GetOptions, Group, Loaded, Receipt, Told};
 use tokio::task::JoinHandle;
 
 use super::Outcome;
@@ -13,7 +13,7 @@ use super::books::{Load, Shared, Stamp};
 use super::judge::{self, Asked, Promise};
 use super::plan::{END, Event, How, Plan, Timed, tags_of};
 use super::planted::Planted;
-use super::source::{Source, name, tag_name, tag_names};
+use super::source::{Source, name, number_of, tag_name, tag_names};
 
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(1_500);
 pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_millis(600);
@@ -26,7 +26,7 @@ const BYTES_EVERY: usize = 8;
 /// How long a healed cluster may take to be whole, and then to drain.
 const HEALS_WITHIN: Duration = Duration::from_secs(15);
 /// How long a receipt is waited for that says that nodes are pending.
-const SETTLES_WITHIN: Duration = Duration::from_secs(4);
+pub(crate) const SETTLES_WITHIN: Duration = Duration::from_secs(4);
 const DRAINS_WITHIN: Duration = Duration::from_secs(5);
 /// How long nodes that are whole, and idle, may keep anything for removals: two of the hellos by which they tell one
 /// another what they have applied.
@@ -448,6 +448,8 @@ impl Removing {
         let (world, number) = (self.world.clone(), self.number);
         world.books.lock().removal_has_token(number, world.keys, &receipt.token());
         self.is_everywhere = receipt.is_everywhere();
+        let done = receipt.nodes().filter(|(_, told)| **told == Told::Done).map(|(node, _)| number_of(node.as_str()));
+        world.books.lock().removal_returns(number, done.collect());
         drop(self);
         if !receipt.is_everywhere() && receipt.settled(SETTLES_WITHIN).await.is_everywhere() {
             let node = world.books.lock().removals[number].node;
