@@ -12,6 +12,8 @@ mod peer;
 mod share;
 #[cfg(feature = "test-util")]
 mod simulated;
+#[cfg(test)]
+mod tests;
 mod wake;
 
 use std::sync::Arc;

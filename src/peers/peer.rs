@@ -56,7 +56,7 @@ pub(crate) struct Peer {
     member: Member,
     clock: Clock,
     line: Mutex<Line>,
-    /// The connection, while there is one and the peer is usable: for the way of a get, which takes no lock for it.
+    /// The connection, while there is one that requests may be sent on: for the way of a get, which takes no lock for it.
     /// What `line` says, and changed with it.
     live: ArcSwapOption<Live>,
     /// Whether requests should be sent to it; likewise.
@@ -84,6 +84,9 @@ struct Live(Arc<dyn Connection>);
 struct Line {
     health: Health,
     connection: Option<Arc<dyn Connection>>,
+    /// Whether a hello on this connection was answered, and left both even. Before that nobody but the keeper uses it,
+    /// whatever the peer's health is.
+    is_greeted: bool,
     /// Tells the keeper, when it is dropped, that this connection is not in use any more. It goes with it.
     in_use: Option<DropGuard>,
     /// Which run of it answered our hello last.
@@ -95,7 +98,17 @@ struct Line {
 impl Line {
     fn give_up(&mut self) {
         self.connection = None;
+        self.is_greeted = false;
         self.in_use = None;
+    }
+
+    fn uses(&self, connection: &Arc<dyn Connection>) -> bool {
+        self.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection))
+    }
+
+    /// The connection, if requests may be sent on it.
+    fn live(&self) -> Option<&Arc<dyn Connection>> {
+        self.connection.as_ref().filter(|_| self.is_greeted && self.health.usable())
     }
 }
 
@@ -222,7 +235,7 @@ impl Peer {
         if !line.health.usable() {
             return Err(Unreachable::new(describe(&line.health.state())));
         }
-        line.connection.clone().ok_or_else(|| Unreachable::new("there is no connection"))
+        line.live().cloned().ok_or_else(|| Unreachable::new("there is no connection"))
     }
 
     /// Measures the way to the peer and back.
@@ -251,7 +264,7 @@ impl Peer {
     /// finding that out.
     pub(super) fn lost(&self, connection: &Arc<dyn Connection>, why: &str) {
         let is_ours = self.alter(|line| {
-            let is_ours = line.connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection));
+            let is_ours = line.uses(connection);
             if is_ours {
                 line.failures += 1;
                 line.give_up();
@@ -280,6 +293,7 @@ impl Peer {
         let given_up = CancellationToken::new();
         let in_use = given_up.clone().drop_guard();
         self.alter(|line| {
+            line.give_up();
             line.connection = Some(connection);
             line.in_use = Some(in_use);
         });
@@ -293,12 +307,20 @@ impl Peer {
 
     /// The peer, in this run of it, answered the hello that was `sent` then on this connection.
     pub(super) fn up(&self, connection: &Arc<dyn Connection>, run: Incarnation, sent: Moment) {
-        // A call may have lost the connection since: then what it once answered counts for nothing.
-        if self.uses(connection) {
-            let was_up = self.is_up();
-            self.line().run = Some(run);
+        // Somebody may have lost the connection since: then what it once answered counts for nothing. So this is looked
+        // at and done under one lock.
+        let was_up = self.alter(|line| {
+            line.uses(connection).then(|| {
+                let was_up = line.health.state() == PeerState::Up;
+                line.run = Some(run);
+                line.is_greeted = true;
+                line.health.on_up();
+                was_up
+            })
+        });
+        if let Some(was_up) = was_up {
             self.level.note(sent);
-            self.change(|health, _| health.on_up());
+            self.has_changed();
             if !was_up {
                 tracing::info!(peer = %self.name(), "peer is up");
             }
@@ -405,7 +427,7 @@ impl Peer {
 
     /// Whether the connection is the one in use.
     pub(super) fn uses(&self, connection: &Arc<dyn Connection>) -> bool {
-        self.line().connection.as_ref().is_some_and(|own| Arc::ptr_eq(own, connection))
+        self.line().uses(connection)
     }
 
     /// The node is no longer a peer: its connection is closed, once what is on it has ended.
@@ -442,6 +464,11 @@ impl Peer {
     fn change(&self, change: impl FnOnce(&mut Health, Moment)) {
         let now = self.clock.now();
         self.alter(|line| change(&mut line.health, now));
+        self.has_changed();
+    }
+
+    /// Tells those who wait for a change.
+    fn has_changed(&self) {
         self.level.tell();
         self.poke();
     }
@@ -451,7 +478,7 @@ impl Peer {
         let mut line = self.line();
         let altered = alter(&mut line);
         let is_usable = line.health.usable();
-        let connection = line.connection.clone().filter(|_| is_usable);
+        let connection = line.live().cloned();
         let is_same = match (&*self.live.load(), &connection) {
             (Some(known), Some(connection)) => Arc::ptr_eq(&known.0, connection),
             (None, None) => true,

@@ -63,6 +63,16 @@ pub(crate) enum Standing {
     Departed,
 }
 
+/// A removal of nothing that has to be complete, and out of the log, before lines of dead incarnations go: who was not
+/// there then lacks it, and is behind the reach.
+#[derive(Debug)]
+struct Marker {
+    /// Its number, of this node's.
+    number: u64,
+    /// Which lines were over when it was issued, and their last numbers: who has the marker has heard of those.
+    over: BTreeMap<Origin, u64>,
+}
+
 /// All that one incarnation of a node knows of removals.
 #[derive(Debug)]
 pub(crate) struct Removals {
@@ -82,9 +92,8 @@ pub(crate) struct Removals {
     has_news: bool,
     /// Up to where the removals of each origin were complete when that was last looked at.
     stable: BTreeMap<Origin, u64>,
-    /// The number of this node's that has to be complete, and out of the log, before lines of dead incarnations go:
-    /// who was not there then lacks it, and is behind the reach.
-    marker: Option<u64>,
+    /// What has to be complete before lines of dead incarnations go.
+    marker: Option<Marker>,
 }
 
 impl Removals {
@@ -384,29 +393,35 @@ impl Removals {
             self.marker = None;
             return;
         }
-        let Some(marker) = self.marker else {
-            let nothing = self.issue(Arc::from(""), Scope::Keys(Vec::new()));
-            self.settle(&nothing);
-            self.marker = Some(nothing.span.last);
+        let Some(marker) = &self.marker else {
+            let over: BTreeMap<_, _> = self.origins_over(stable).collect();
+            if !over.is_empty() {
+                let nothing = self.issue(Arc::from(""), Scope::Keys(Vec::new()));
+                self.settle(&nothing);
+                self.marker = Some(Marker { number: nothing.span.last, over });
+            }
             return;
         };
-        if stable.get(&self.me).is_none_or(|mark| *mark < marker) {
+        if stable.get(&self.me).is_none_or(|mark| *mark < marker.number) {
             return;
         }
-        let is_over = |(origin, mark): &(&Origin, &u64)| {
-            **mark == self.seen.highest(origin) && !self.known.is_around(origin) && !self.tombstones.has_any_of(origin)
-        };
-        let over: Vec<Origin> = stable.iter().filter(is_over).take(excess).map(|(origin, _)| origin.clone()).collect();
-        if over.is_empty() {
-            return;
-        }
-        let me = self.me.clone();
+        // Who has the marker need not have what came of an origin after it.
+        let as_then = self.origins_over(stable).filter(|(origin, mark)| marker.over.get(origin) == Some(mark));
+        let over: Vec<Origin> = as_then.take(excess).map(|(origin, _)| origin).collect();
+        let (me, marker) = (self.me.clone(), marker.number);
         self.log.adopt(&me, marker);
-        self.marker = None;
         for origin in over {
             self.seen.forget(&origin);
             self.log.forget_origin(&origin);
             self.bare.remove(&origin);
         }
+    }
+
+    /// The dead incarnations all of whose removals are complete, each with its last number.
+    fn origins_over(&self, stable: &BTreeMap<Origin, u64>) -> impl Iterator<Item = (Origin, u64)> {
+        let is_over = |(origin, mark): &(&Origin, &u64)| {
+            **mark == self.seen.highest(origin) && !self.known.is_around(origin) && !self.tombstones.has_any_of(origin)
+        };
+        stable.iter().filter(is_over).map(|(origin, mark)| (origin.clone(), *mark))
     }
 }
