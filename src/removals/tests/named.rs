@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::{Limits, Noted, Origin, Record, Removals, Span, Standing, Why};
+use super::super::{Lacking, Limits, Noted, Origin, Record, Removals, Span, Standing, Why};
 use crate::key::Key;
 use crate::member::NodeName;
 use crate::removal::{Incarnation, Scope};
@@ -120,4 +120,28 @@ fn who_has_adopted_a_vector_asks_only_those_who_know_as_much() {
     behind.adopt(&reaches);
     ask(&mut here, &behind);
     assert!(here.is_level(&b));
+}
+
+/// A dead origin's line goes once a removal of nothing is complete that was issued when the line was over. Meanwhile the
+/// origin turns out to have said more, which all but one apply, who has that removal of nothing. Had the line gone as it
+/// was by then, nobody could have told that one what it lacks.
+#[test]
+fn a_line_that_has_grown_since_the_removal_of_nothing_stays() {
+    let (a, b, dead) = (origin("a", 1), origin("b", 1), origin("dead", 1));
+    let mut here = Removals::new(a.clone(), Limits { origins: 0, ..Limits::default() });
+    here.list([NodeName::from("b")]);
+    let (mut there, mut away, mut died) = (node(&b, &["a"]), node(&origin("c", 1), &["a"]), node(&dead, &[]));
+    let first = issue(&mut died);
+    [&mut here, &mut there, &mut away].into_iter().for_each(|node| apply(node, &first));
+    ask(&mut here, &there);
+    here.drain();
+    let Lacking::Records(marker) = here.lacking(&b, usize::MAX) else { panic!("no removal of nothing was issued") };
+    [&mut there, &mut away].into_iter().for_each(|node| apply(node, &marker[0]));
+    let second = issue(&mut died);
+    [&mut here, &mut there].into_iter().for_each(|node| apply(node, &second));
+    ask(&mut here, &there);
+    here.drain();
+    assert!(here.is_complete(&marker[0].span) && here.is_complete(&second.span));
+    here.heard(&away.report(), None);
+    assert_ne!(here.lacking(&origin("c", 1), usize::MAX), Lacking::Nothing);
 }
