@@ -408,8 +408,9 @@ impl Removals {
         // Who has the marker need not have what came of an origin after it.
         let as_then = self.origins_over(stable).filter(|(origin, mark)| marker.over.get(origin) == Some(mark));
         let over: Vec<Origin> = as_then.take(excess).map(|(origin, _)| origin).collect();
-        let (me, marker) = (self.me.clone(), marker.number);
-        self.log.adopt(&me, marker);
+        let (me, number) = (self.me.clone(), marker.number);
+        self.log.adopt(&me, number);
+        self.marker = None;
         for origin in over {
             self.seen.forget(&origin);
             self.log.forget_origin(&origin);

@@ -124,24 +124,38 @@ fn who_has_adopted_a_vector_asks_only_those_who_know_as_much() {
 
 /// A dead origin's line goes once a removal of nothing is complete that was issued when the line was over. Meanwhile the
 /// origin turns out to have said more, which all but one apply, who has that removal of nothing. Had the line gone as it
-/// was by then, nobody could have told that one what it lacks.
+/// was by then, nobody could have told that one what it lacks. It goes with the next one.
 #[test]
-fn a_line_that_has_grown_since_the_removal_of_nothing_stays() {
-    let (a, b, dead) = (origin("a", 1), origin("b", 1), origin("dead", 1));
-    let mut here = Removals::new(a.clone(), Limits { origins: 0, ..Limits::default() });
+fn a_line_that_has_grown_since_the_removal_of_nothing_goes_with_the_next() {
+    let (a, b, c, dead) = (origin("a", 1), origin("b", 1), origin("c", 1), origin("dead", 1));
+    let mut here = Removals::new(a, Limits { origins: 0, ..Limits::default() });
     here.list([NodeName::from("b")]);
-    let (mut there, mut away, mut died) = (node(&b, &["a"]), node(&origin("c", 1), &["a"]), node(&dead, &[]));
+    let (mut there, mut away, mut died) = (node(&b, &["a"]), node(&c, &["a"]), node(&dead, &[]));
+    let drain = |here: &mut Removals, there: &Removals| {
+        ask(here, there);
+        here.drain();
+    };
+    let marker = |here: &Removals| match here.lacking(&b, usize::MAX) {
+        Lacking::Records(records) => Arc::clone(&records[0]),
+        other => panic!("no removal of nothing was issued: {other:?}"),
+    };
     let first = issue(&mut died);
     [&mut here, &mut there, &mut away].into_iter().for_each(|node| apply(node, &first));
-    ask(&mut here, &there);
-    here.drain();
-    let Lacking::Records(marker) = here.lacking(&b, usize::MAX) else { panic!("no removal of nothing was issued") };
-    [&mut there, &mut away].into_iter().for_each(|node| apply(node, &marker[0]));
+    drain(&mut here, &there);
+    let nothing = marker(&here);
+    [&mut there, &mut away].into_iter().for_each(|node| apply(node, &nothing));
     let second = issue(&mut died);
     [&mut here, &mut there].into_iter().for_each(|node| apply(node, &second));
-    ask(&mut here, &there);
-    here.drain();
-    assert!(here.is_complete(&marker[0].span) && here.is_complete(&second.span));
+    drain(&mut here, &there);
+    assert!(here.is_complete(&nothing.span) && here.is_complete(&second.span));
     here.heard(&away.report(), None);
-    assert_ne!(here.lacking(&origin("c", 1), usize::MAX), Lacking::Nothing);
+    assert_ne!(here.lacking(&c, usize::MAX), Lacking::Nothing);
+    // Something else becomes complete.
+    let news = issue(&mut here);
+    apply(&mut there, &news);
+    drain(&mut here, &there);
+    apply(&mut there, &marker(&here));
+    drain(&mut here, &there);
+    assert_eq!(here.report().seen.mark(&dead), 0, "the line has gone");
+    assert!(matches!(here.lacking(&c, usize::MAX), Lacking::BehindReach(_)));
 }
