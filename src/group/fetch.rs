@@ -35,7 +35,7 @@ use crate::tasks::Work;
 use crate::time::Moment;
 use crate::transport::{Asker, CallError, Question};
 
-use super::inner::Inner;
+use super::inner::{Inner, record_outcome};
 
 /// One in so many fetched values is kept as a hot copy: a key that is asked for often gets there soon, one that is not
 /// seldom does.
@@ -377,10 +377,7 @@ impl<V: Value> Trip<V> {
     }
 
     fn record(&self, outcome: &'static str) {
-        // A field is looked for by its name even where nobody listens.
-        if !self.span.is_disabled() {
-            self.span.record("outcome", outcome);
-        }
+        record_outcome(&self.span, outcome);
     }
 
     fn turn_elsewhere(self: &Arc<Self>, next: Next, lead: Lead<V>) {

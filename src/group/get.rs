@@ -28,7 +28,7 @@ use crate::time::Moment;
 use crate::token::Token;
 
 use super::fetch::Terms;
-use super::inner::Inner;
+use super::inner::{Inner, record_outcome};
 use super::wish::{Judged, Wish};
 
 /// What asking for a key led to.
@@ -144,10 +144,7 @@ impl<V: Value> Inner<V> {
                 Ok(None) => self.get_missing(key, limit, wish, false).instrument(span.clone()).await,
                 Err(error) => Err(error),
             };
-            // The field would be looked for by its name even where nobody listens.
-            if !span.is_disabled() {
-                span.record("outcome", outcome(&landing));
-            }
+            record_outcome(&span, outcome(&landing));
             count(tally, &landing);
             landing
         })
@@ -185,7 +182,7 @@ impl<V: Value> Inner<V> {
         let empty = tracing::field::Empty;
         let span = tracing::trace_span!("group.get_many", group = %self.name, keys = keys.len(), outcome = empty);
         let landings = self.get_all(keys, limit).instrument(span.clone()).await;
-        span.record("outcome", if landings.iter().all(Result::is_ok) { "answered" } else { "error" });
+        record_outcome(&span, if landings.iter().all(Result::is_ok) { "answered" } else { "error" });
         for (tally, landing) in tallies.into_iter().zip(&landings) {
             count(tally, landing);
         }

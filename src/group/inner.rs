@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tracing::Span;
 
 use crate::clock;
 use crate::codec::Codec;
@@ -216,5 +217,12 @@ impl<V: Value> Inner<V> {
             loads_queued,
             flights,
         }
+    }
+}
+
+/// Tells how what a span is of has ended. Where nobody listens nothing is looked up: the field would be, by its name.
+pub(super) fn record_outcome(span: &Span, outcome: &'static str) {
+    if !span.is_disabled() {
+        span.record("outcome", outcome);
     }
 }

@@ -20,7 +20,7 @@ use crate::shards::{Begin, Demand, Kind, Lead, Look};
 use crate::tasks::Work;
 use crate::time::Moment;
 
-use super::inner::Inner;
+use super::inner::{Inner, record_outcome};
 use super::line::{Line, Queued};
 
 /// The permit of one call of the loader.
@@ -262,7 +262,7 @@ impl<V: Value> Inner<V> {
         let results = self.call_loader(keys, outer).instrument(span.clone()).await;
         let failed = results.iter().filter(|result| result.is_err()).count();
         span.record("failed", failed);
-        span.record("outcome", if failed == 0 { "loaded" } else { "failed" });
+        record_outcome(&span, if failed == 0 { "loaded" } else { "failed" });
         let landed = begun.into_iter().zip(results);
         landed.filter_map(|(load, result)| self.land_load(load.lead, result, born)).collect()
     }

@@ -310,13 +310,14 @@ impl Peer {
         // Somebody may have lost the connection since: then what it once answered counts for nothing. So this is looked
         // at and done under one lock.
         let was_up = self.alter(|line| {
-            line.uses(connection).then(|| {
-                let was_up = line.health.state() == PeerState::Up;
-                line.run = Some(run);
-                line.is_greeted = true;
-                line.health.on_up();
-                was_up
-            })
+            if !line.uses(connection) {
+                return None;
+            }
+            let was_up = line.health.state() == PeerState::Up;
+            line.run = Some(run);
+            line.is_greeted = true;
+            line.health.on_up();
+            Some(was_up)
         });
         if let Some(was_up) = was_up {
             self.level.note(sent);

@@ -277,11 +277,10 @@ impl Removals {
     /// counts the other among everybody, so none of that is complete before both have applied it, and until it is, its
     /// tombstone travels with the questions between the two.
     pub(crate) fn is_even(&self, peer: &Origin, had: &Seen, has: &Seen, lacked: &Lacking) -> bool {
-        let nothing = Seen::default();
-        let claimed = self.known.seen(peer).unwrap_or(&nothing);
         // Vectors forget lines of the dead, each node's in its own time: whoever is known to lack nothing is even though
         // its vector has fewer lines.
-        let has_told = claimed.covers(had) || self.log.lacking(claimed, 0) == Lacking::Nothing;
+        let claims_it = self.known.seen(peer).is_some_and(|claimed| claimed.covers(had));
+        let has_told = claims_it || self.lacking(peer, 0) == Lacking::Nothing;
         let was_told = *lacked == Lacking::Nothing || self.seen.covers(has);
         was_told && has_told && self.is_level(peer)
     }
@@ -409,8 +408,11 @@ impl Removals {
         let as_then = self.origins_over(stable).filter(|(origin, mark)| marker.over.get(origin) == Some(mark));
         let over: Vec<Origin> = as_then.take(excess).map(|(origin, _)| origin).collect();
         let (me, number) = (self.me.clone(), marker.number);
-        self.log.adopt(&me, number);
         self.marker = None;
+        if over.is_empty() {
+            return;
+        }
+        self.log.adopt(&me, number);
         for origin in over {
             self.seen.forget(&origin);
             self.log.forget_origin(&origin);

@@ -1,8 +1,9 @@
 //! The hunt for the run that breaks a promise: clusters in a simulation, played by a plan from a seed, and judged.
 //!
-//! `plan.rs` makes the events of a seed, `stories.rs` those that belong together, `world.rs` plays them, `source.rs` is the truth that loaders read, `books.rs`
-//! notes what happened and when, `judge.rs` holds that against the promises, `coverage.rs` counts what was met,
-//! `planted.rs` are bugs that the judge has to catch. Used by the test of the same name and by `examples/simulate.rs`.
+//! `plan.rs` makes the events of a seed, `stories.rs` those that belong together, `world.rs` plays them, `source.rs` is
+//! the truth that loaders read, `books.rs` notes what happened and when, `judge.rs` holds that against the promises,
+//! `coverage.rs` counts what was met, `planted.rs` are bugs that the judge has to catch. Used by the test of the same
+//! name and by `examples/simulate.rs`.
 
 #![allow(dead_code, reason = "the test and the example each use their part of it")]
 

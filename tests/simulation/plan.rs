@@ -1,7 +1,8 @@
 //! What will happen in a run: the set-up and the events, all from the seed.
 //!
 //! Bad weather comes in spells, with calm between them, in which loads are counted strictly: what is promised while the
-//! nodes agree and reach each other is judged there.
+//! nodes agree and reach each other is judged there. One run in sixteen has one long partition instead, and is judged in
+//! its parts.
 
 use std::fmt;
 use std::time::Duration;
@@ -149,9 +150,10 @@ impl Plan {
         // Less those that are faults.
         let mut events: Vec<Timed> = (0..EVENTS + EVENTS / 8).map(|_| setup.event(dice)).collect();
         events.retain(|timed| !matches!(timed.event, Event::Fault(..)));
-        let parts: Vec<bool> = (0..setup.nodes).map(|node| node == 0 || (node > 1 && dice.chance(0.5))).collect();
-        for (a, b) in (0..setup.nodes).flat_map(|a| (0..a).map(move |b| (a, b))).filter(|(a, b)| parts[*a] != parts[*b])
-        {
+        // The first node is in one part, the second in the other.
+        let part: Vec<bool> = (0..setup.nodes).map(|node| node == 0 || (node > 1 && dice.chance(0.5))).collect();
+        let pairs = (0..setup.nodes).flat_map(|a| (0..a).map(move |b| (a, b)));
+        for (a, b) in pairs.filter(|(a, b)| part[*a] != part[*b]) {
             let since = dice.between(from, from + 100);
             let (at, lasting) = (Duration::from_millis(since), Duration::from_millis(to - since));
             events.push(Timed { at, event: Event::Fault(Fault::Cut { from: a, to: b, both_ways: true }, lasting) });
