@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -55,9 +56,8 @@ pub(super) struct Terms {
     pub(super) demand: Demand,
 }
 
-/// A fetch of some keys from one peer, on its way. Each key comes back by itself.
+/// The way of a question to a peer.
 struct Trip<V: Value> {
-    group: Arc<Inner<V>>,
     view: Arc<View>,
     node: usize,
     role: Role,
@@ -65,26 +65,58 @@ struct Trip<V: Value> {
     started: Moment,
     sent: Moment,
     span: Span,
-    /// Keys that the peer did not serve, and what to do about them: they gather for one turn of the runtime, so that
-    /// those of a lost connection go elsewhere together.
-    unserved: Mutex<Vec<(Next, Lead<V>)>>,
+    /// Shared by the keys of the question, if there are several.
+    unserved: Option<Arc<Unserved<V>>>,
 }
 
-impl<V: Value> Drop for Trip<V> {
-    fn drop(&mut self) {
-        self.group.context.tasks.end(Work::Fetch);
+/// Keys that the peer did not serve, and what to do about them: they gather for one turn of the runtime, so that those
+/// of a lost connection go elsewhere together.
+type Unserved<V> = Mutex<Vec<(Next, Lead<V>)>>;
+
+/// One key of a question, on its way: it comes back by itself.
+///
+/// All of it is in one piece, though keys of one question have most of it in common: most questions are for one key.
+struct Fetch<V: Value> {
+    group: UnderWay<V>,
+    trip: Trip<V>,
+    lead: Lead<V>,
+}
+
+/// The group of a fetch, which counts as work of the node for as long as this is there.
+struct UnderWay<V: Value>(Arc<Inner<V>>);
+
+impl<V: Value> UnderWay<V> {
+    fn new(group: &Arc<Inner<V>>) -> Self {
+        group.context.tasks.begin();
+        Self(Arc::clone(group))
     }
 }
 
-/// One key of a trip.
-struct Fetch<V: Value> {
-    trip: Arc<Trip<V>>,
-    lead: Lead<V>,
+impl<V: Value> Deref for UnderWay<V> {
+    type Target = Arc<Inner<V>>;
+
+    fn deref(&self) -> &Arc<Inner<V>> {
+        &self.0
+    }
+}
+
+impl<V: Value> Drop for UnderWay<V> {
+    fn drop(&mut self) {
+        self.0.context.tasks.end(Work::Fetch);
+    }
+}
+
+impl<V: Value> Clone for Trip<V> {
+    fn clone(&self) -> Self {
+        let (view, span) = (Arc::clone(&self.view), self.span.clone());
+        let (terms, unserved) = (self.terms.clone(), self.unserved.clone());
+        Self { view, terms, span, unserved, ..*self }
+    }
 }
 
 impl<V: Value> Asker for Fetch<V> {
     fn patience(&self) -> Option<Duration> {
-        let left = self.trip.until().since(self.trip.group.now());
+        let left = self.trip.until().since(self.group.now());
         let is_wanted = self.lead.flight().is_awaited() || self.lead.refreshes();
         (!left.is_zero() && is_wanted).then_some(left)
     }
@@ -99,7 +131,7 @@ impl<V: Value> Fetch<V> {
     fn take_answer(self, answer: Result<Answer, CallError>) {
         match answer {
             Ok(answer) if answer.value_len() > DECODED_ASIDE => {
-                let group = Arc::clone(&self.trip.group);
+                let group = Arc::clone(&self.group);
                 group.context.tasks.work(Work::Fetch, async move { self.land_answer(answer) });
             }
             Ok(answer) => self.land_answer(answer),
@@ -109,8 +141,7 @@ impl<V: Value> Fetch<V> {
 
     /// Lands a key that has an answer. If that does not decode, the key is loaded here.
     fn land_answer(self, answer: Answer) {
-        let Self { trip, lead } = self;
-        let group = &trip.group;
+        let Self { group, trip, lead } = self;
         // What was not spent at the peer was spent on the way, and the copy aged on it.
         let now = group.now();
         let way = now.since(trip.sent).saturating_sub(answer.held);
@@ -131,7 +162,7 @@ impl<V: Value> Fetch<V> {
                     if group.fetches.undecoded.first() {
                         tracing::warn!(group = %group.name, %peer, %error, "a peer's value does not decode");
                     }
-                    trip.turn_elsewhere(Next::LoadHere, lead);
+                    trip.turn_elsewhere(group, Next::LoadHere, lead);
                 }
             },
             Outcome::NotFound => {
@@ -144,7 +175,7 @@ impl<V: Value> Fetch<V> {
 
     /// Does what is to be done about a key without an answer.
     fn land_unanswered(self, error: &CallError) {
-        let Self { trip, lead } = self;
+        let Self { group, trip, lead } = self;
         let next = match error {
             CallError::Unreachable(why) => {
                 trip.peer().was_not_reached(why);
@@ -155,22 +186,22 @@ impl<V: Value> Fetch<V> {
                 trip.peer().note_refusal(refusal);
                 let next = route::after_refusal(refusal.kind);
                 if next == Next::LoadHere {
-                    trip.group.note_refusal(trip.peer().name(), refusal);
+                    group.note_refusal(trip.peer().name(), refusal);
                 }
                 trip.record(if next == Next::StandIn { "unreachable" } else { "refused" });
                 next
             }
             CallError::Busy => {
                 trip.record("busy");
-                return trip.group.land_fetch(lead, Err(Error::Busy), None);
+                return group.land_fetch(lead, Err(Error::Busy), None);
             }
             CallError::GivenUp => {
                 trip.record("timeout");
-                return trip.group.land_fetch(lead, Err(Error::Timeout { limit: trip.terms.limit }), None);
+                return group.land_fetch(lead, Err(Error::Timeout { limit: trip.terms.limit }), None);
             }
         };
         tracing::debug!(parent: &trip.span, %error, ?next, "peer did not serve");
-        trip.turn_elsewhere(next, lead);
+        trip.turn_elsewhere(group, next, lead);
     }
 }
 
@@ -201,9 +232,8 @@ impl<V: Value> Inner<V> {
             // A route never leads to this node itself; if one did, this would be what to do.
             return self.load_instead_aside(leads.collect(), terms);
         }
-        self.context.tasks.begin();
-        let (group, span, unserved) = (Arc::clone(self), Span::none(), Mutex::default());
-        let mut trip = Trip { group, view, node, role, terms, started, sent, span, unserved };
+        let (span, unserved) = (Span::none(), (leads.len() > 1).then(Arc::default));
+        let mut trip = Trip { view, node, role, terms, started, sent, span, unserved };
         trip.span = tracing::debug_span!(
             "peer.fetch",
             group = %self.name,
@@ -215,16 +245,16 @@ impl<V: Value> Inner<V> {
             self.fetches.stood_in.add(leads.len() as u64);
         }
         if trip.peer().has_an_outcome() {
-            return Arc::new(trip).ask(leads);
+            return trip.ask(self, leads);
         }
         let leads: Vec<_> = leads.collect();
-        // The trip itself is what counts as work.
+        let group = UnderWay::new(self);
         self.context.tasks.service_until_cut(async move {
-            let left = trip.until().since(trip.group.now());
+            let left = trip.until().since(group.now());
             match tokio::time::timeout(left, trip.peer().until_tried()).await {
                 Ok(()) => {
-                    trip.sent = trip.group.now();
-                    Arc::new(trip).ask(leads.into_iter());
+                    trip.sent = group.now();
+                    trip.ask(&group, leads.into_iter());
                 }
                 Err(_) => land_all(leads, &Error::Timeout { limit: trip.terms.limit }),
             }
@@ -353,8 +383,7 @@ impl<V: Value> Trip<V> {
         self.view.peer(self.node).map_or_else(|| unreachable!("a trip leads to a peer"), Arc::as_ref)
     }
 
-    fn ask(self: Arc<Self>, leads: impl ExactSizeIterator<Item = Lead<V>>) {
-        let (trip, group) = (&self, &self.group);
+    fn ask(&self, group: &Arc<Inner<V>>, leads: impl ExactSizeIterator<Item = Lead<V>>) {
         group.fetches.messages.one();
         group.fetches.keys.add(leads.len() as u64);
         let terms = GetTerms {
@@ -369,9 +398,9 @@ impl<V: Value> Trip<V> {
             // Looked for now that the flight has begun: a removal that is applied from here on voids it.
             let coherence = &group.context.coherence;
             let is_loud = coherence.is_loud() && !is_planted(Bug::RemovalStaysHome);
-            let removed = if is_loud { coherence.covering(&group.name, &key, &trip.peer().run()) } else { Vec::new() };
+            let removed = if is_loud { coherence.covering(&group.name, &key, &self.peer().run()) } else { Vec::new() };
             let after = After { removed, offered: 0 };
-            Question { key, after, asker: Box::new(Fetch { trip: Arc::clone(trip), lead }) }
+            Question { key, after, asker: Box::new(Fetch { group: UnderWay::new(group), trip: self.clone(), lead }) }
         });
         self.peer().ask(group.context.peers.sender(), terms, &mut questions);
     }
@@ -380,25 +409,29 @@ impl<V: Value> Trip<V> {
         record_outcome(&self.span, outcome);
     }
 
-    fn turn_elsewhere(self: &Arc<Self>, next: Next, lead: Lead<V>) {
-        let is_first = {
-            let mut unserved = self.unserved();
-            unserved.push((next, lead));
-            unserved.len() == 1
-        };
-        if is_first {
-            let trip = Arc::clone(self);
-            self.group.context.tasks.service_until_cut(async move {
-                tokio::task::yield_now().await;
-                let unserved = mem::take(&mut *trip.unserved());
-                trip.group.send_elsewhere(&trip, unserved);
-            });
+    fn turn_elsewhere(self, group: UnderWay<V>, next: Next, lead: Lead<V>) {
+        let gathering = self.unserved.clone();
+        let mut unserved = vec![(next, lead)];
+        if let Some(gathering) = &gathering {
+            let mut gathered = lock(gathering);
+            gathered.append(&mut unserved);
+            if gathered.len() > 1 {
+                return;
+            }
         }
+        let context = Arc::clone(&group.context);
+        context.tasks.service_until_cut(async move {
+            tokio::task::yield_now().await;
+            if let Some(gathering) = gathering {
+                unserved = mem::take(&mut *lock(&gathering));
+            }
+            group.send_elsewhere(&self, unserved);
+        });
     }
+}
 
-    fn unserved(&self) -> MutexGuard<'_, Vec<(Next, Lead<V>)>> {
-        self.unserved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<V: Value>(unserved: &Unserved<V>) -> MutexGuard<'_, Vec<(Next, Lead<V>)>> {
+    unserved.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn age_of(answer: &Answer) -> Duration {

@@ -4,14 +4,12 @@
 //! up by the connection that it is on.) Every wait here ends with the caller's limit.
 
 use std::collections::{BTreeMap, HashMap};
-use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
+use futures::future::join_all;
 use tracing::{Instrument, Level, level_enabled};
 
 use crate::entry::{Source, Value};
@@ -29,10 +27,11 @@ use crate::token::Token;
 
 use super::fetch::Terms;
 use super::inner::{Inner, record_outcome};
-use super::wish::{Judged, Wish};
+use super::missed::Missed;
+use super::wish::Wish;
 
 /// What asking for a key led to.
-enum Asked<V: Value> {
+pub(super) enum Asked<V: Value> {
     Found(Landed<V>),
     /// A flight to wait for; whether it was there already.
     Flight {
@@ -43,19 +42,21 @@ enum Asked<V: Value> {
 
 /// A get of one key, for a caller; `answer` makes of what was found what the caller asked for.
 ///
-/// A hit is answered at the first poll. All the rest is in a box that a hit does not make: so the future is a few
-/// words, and polling it is little enough to become part of whoever polls, who then need not take the answer out of
-/// three wrappings.
+/// A hit is answered at the first poll, and polling it is little enough to become part of whoever polls, who then need
+/// not take the answer out of three wrappings.
 pub(super) struct Get<'a, V: Value, F> {
     pub(super) group: &'a Arc<Inner<V>>,
     pub(super) key: &'a [u8],
     /// The group's if none is given.
     pub(super) limit: Option<Duration>,
     pub(super) answer: F,
-    pub(super) missed: Option<BoxFuture<'a, Landing<V>>>,
+    pub(super) missed: Option<Missed<'a, V>>,
 }
 
-impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error> + Unpin> Future for Get<'_, V, F> {
+/// Nothing in it is pinned: a value may lie in it, and does so as in any other struct.
+impl<V: Value, F> Unpin for Get<'_, V, F> {}
+
+impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Future for Get<'_, V, F> {
     type Output = Result<T, Error>;
 
     #[inline]
@@ -66,7 +67,7 @@ impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error> + Unpin> Fu
             if let Some(answer) = get.group.hit(key, &get.answer) {
                 return Poll::Ready(answer);
             }
-            get.missed = Some(get.group.get_missed(key, get.limit, Wish::default()));
+            get.missed = Some(Missed::new(get.group, key, get.limit));
         }
         get.poll_missed(context)
     }
@@ -77,7 +78,7 @@ impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'_, V,
     #[inline(never)]
     fn poll_missed(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Error>> {
         let Some(missed) = &mut self.missed else { return Poll::Pending };
-        missed.poll_unpin(context).map(|landing| {
+        missed.poll(self.key, context).map(|landing| {
             let Landed { value, life, source, .. } = landing?;
             (self.answer)(value, life.into(), source)
         })
@@ -85,9 +86,9 @@ impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'_, V,
 }
 
 /// A new flight, and where it goes.
-struct Departure<V: Value> {
-    lead: Lead<V>,
-    route: Route,
+pub(super) struct Departure<V: Value> {
+    pub(super) lead: Lead<V>,
+    pub(super) route: Route,
 }
 
 /// The new flights of one call, by where they go: one message to each peer, one query of a batch loader.
@@ -120,34 +121,6 @@ impl<V: Value> Inner<V> {
         self.hits.one(hit.place, hit.value.is_some());
         let source = hit.source();
         Some(answer(hit.value, hit.told, source))
-    }
-
-    /// One key, for a caller, that was no hit, or that more is to be done for. The limit is the group's if none is
-    /// given.
-    #[cold]
-    pub(super) fn get_missed<'a>(
-        self: &'a Arc<Self>,
-        key: KeyRef<'a>,
-        limit: Option<Duration>,
-        wish: Wish,
-    ) -> BoxFuture<'a, Landing<V>> {
-        let limit = limit.unwrap_or(self.config.timeout);
-        Box::pin(async move {
-            let tally = Tally::new(&self.gets);
-            let span = tracing::trace_span!("group.get", group = %self.name, outcome = tracing::field::Empty);
-            // If nobody listens, it was looked for already.
-            let is_plain = is_traced() && !wish.is_any();
-            let looked = if is_plain { self.look_for_caller(key) } else { self.check_caller(key).map(|_| None) };
-            let landing = match looked {
-                Ok(Some(hit)) => Ok(hit.into()),
-                Ok(None) if span.is_disabled() => self.get_missing(key, limit, wish, false).await,
-                Ok(None) => self.get_missing(key, limit, wish, false).instrument(span.clone()).await,
-                Err(error) => Err(error),
-            };
-            record_outcome(&span, outcome(&landing));
-            count(tally, &landing);
-            landing
-        })
     }
 
     /// Whoever asks for this key next gets nothing that is older than what the token stands for. Says since when that
@@ -190,78 +163,19 @@ impl<V: Value> Inner<V> {
     }
 
     /// The part of a get that needs no wait: a hit, a miss, or the reason why not to go on.
-    fn look_for_caller(&self, key: KeyRef<'_>) -> Result<Option<Hit<V>>, Error> {
+    pub(super) fn look_for_caller(&self, key: KeyRef<'_>) -> Result<Option<Hit<V>>, Error> {
         Ok(self.look(self.check_caller(key)?))
     }
 
-    fn check_caller<'a>(&self, key: KeyRef<'a>) -> Result<KeyRef<'a>, Error> {
+    pub(super) fn check_caller<'a>(&self, key: KeyRef<'a>) -> Result<KeyRef<'a>, Error> {
         // A load that was in flight when the node was shut down has its time to end, and may need other keys for that.
         self.context.check_open().or_else(|closed| Inside::current().map(drop).ok_or(closed))?;
         key.check()
     }
 
-    /// The part of a get that waits. `has_joined` says whether it has been counted as one that joined a flight.
-    async fn get_missing(
-        self: &Arc<Self>,
-        key: KeyRef<'_>,
-        limit: Duration,
-        wish: Wish,
-        has_joined: bool,
-    ) -> Landing<V> {
-        let (started, since) = (self.now(), self.shards.tags().now());
-        let demand = wish.demand(started);
-        if let Err(error) = self.context.check_runtime() {
-            return self.hit_without_runtime(key, wish).map(Landed::from).ok_or(error);
-        }
-        let mut has_joined = has_joined;
-        let (mut now, mut left) = (started, limit);
-        if !self.context.pulse.is_trusted(started) {
-            left = self.trusted_within(limit).await?;
-            now = self.now();
-        }
-        // Whether the peers do not heed the wish, so that only a load here will do.
-        let mut here = false;
-        loop {
-            let inside = Inside::current();
-            let view = self.context.peers.view_owned();
-            let route = if here { Route::Load } else { view.route(key.hash) };
-            let (asked, departure) = self.ask(key, (&view, route), inside.as_ref(), demand, now)?;
-            if let Some(Departure { lead, route }) = departure {
-                match route {
-                    Route::Load => self.start_loads(vec![lead], inside.as_ref()),
-                    Route::Fetch(node, role) => {
-                        let terms = self.terms(left, inside, demand);
-                        self.start_fetch(view, (node, role), std::iter::once(lead), terms, now);
-                    }
-                }
-            }
-            let (flight, joined) = match asked {
-                Asked::Found(found) => return Ok(found),
-                Asked::Flight { flight, joined } => (flight, joined),
-            };
-            if joined && !mem::replace(&mut has_joined, true) {
-                self.gets.joined.one();
-            }
-            let landing = wish.judged(self.landing_within(flight, left, now).await, demand);
-            match landing {
-                Judged::TooOld => here |= !joined,
-                Judged::Landing(Ok(landed)) if self.is_removed_for(&landed, since) => {}
-                Judged::Landing(landing) if !joined || !is_for_others(&landing, started) => {
-                    return landing.map_err(|error| own_limit(error, limit));
-                }
-                Judged::Landing(_) => {}
-            }
-            now = self.now();
-            left = limit.saturating_sub(now.since(started));
-            if left.is_zero() {
-                return Err(Error::Timeout { limit });
-            }
-        }
-    }
-
     /// Waits until what is held may be served; what is left of the limit then.
     #[cold]
-    async fn trusted_within(&self, limit: Duration) -> Result<Duration, Error> {
+    pub(super) async fn trusted_within(&self, limit: Duration) -> Result<Duration, Error> {
         let started = self.now();
         let waited = tokio::time::timeout(limit, self.context.until_trusted()).await;
         waited.map_err(|_| Error::Timeout { limit })?;
@@ -358,7 +272,7 @@ impl<V: Value> Inner<V> {
     }
 
     /// Looks for a key, or joins its flight, or starts one, which is then to depart.
-    fn ask(
+    pub(super) fn ask(
         self: &Arc<Self>,
         key: KeyRef<'_>,
         (view, route): (&View, Route),
@@ -400,12 +314,12 @@ impl<V: Value> Inner<V> {
     }
 
     /// Others may join the flight who wait for longer than this caller: it takes the longer of the two limits.
-    fn terms(&self, limit: Duration, inside: Option<Arc<Inside>>, demand: Demand) -> Terms {
+    pub(super) fn terms(&self, limit: Duration, inside: Option<Arc<Inside>>, demand: Demand) -> Terms {
         Terms { limit: limit.max(self.config.timeout), outer: inside, demand }
     }
 
     /// A value past its soft limit, where nothing can be started behind it.
-    fn hit_without_runtime(&self, key: KeyRef<'_>, wish: Wish) -> Option<Hit<V>> {
+    pub(super) fn hit_without_runtime(&self, key: KeyRef<'_>, wish: Wish) -> Option<Hit<V>> {
         if wish.is_any() {
             return None;
         }
@@ -424,7 +338,7 @@ impl<V: Value> Inner<V> {
 }
 
 /// A time-out, whoever's it was, told with the caller's limit.
-fn own_limit(error: Error, limit: Duration) -> Error {
+pub(super) fn own_limit(error: Error, limit: Duration) -> Error {
     match error {
         Error::Timeout { .. } => Error::Timeout { limit },
         other => other,
@@ -433,14 +347,14 @@ fn own_limit(error: Error, limit: Duration) -> Error {
 
 /// Whether somebody listens to the spans of gets, as far as that can be told at a glance.
 #[inline]
-fn is_traced() -> bool {
+pub(super) fn is_traced() -> bool {
     level_enabled!(Level::TRACE)
 }
 
 /// Whether what a flight ended with is for those alone who were there before: the time limit of whoever started it, or
 /// a copy that was good when it was asked for, and no more when this caller `started`. Who joined it then goes round
 /// again.
-fn is_for_others<V>(landing: &Landing<V>, started: Moment) -> bool {
+pub(super) fn is_for_others<V>(landing: &Landing<V>, started: Moment) -> bool {
     match landing {
         // One that is served in its grace is over for everybody.
         Ok(landed) => landed.failed.is_none() && landed.life.hard < started,
@@ -448,22 +362,9 @@ fn is_for_others<V>(landing: &Landing<V>, started: Moment) -> bool {
     }
 }
 
-fn count<V>(tally: Tally<'_>, landing: &Landing<V>) {
+pub(super) fn count<V>(tally: Tally<'_>, landing: &Landing<V>) {
     match landing {
         Ok(landed) => tally.answered(&landed.source, landed.value.is_some()),
         Err(error) => tally.failed(error),
-    }
-}
-
-fn outcome<V>(landing: &Landing<V>) -> &'static str {
-    match landing {
-        Ok(landed) if landed.value.is_none() => "not_found",
-        Ok(landed) => match landed.source {
-            Source::Main => "main_hit",
-            Source::Hot => "hot_hit",
-            Source::Peer(_) => "fetched",
-            Source::Loader => "loaded",
-        },
-        Err(_) => "error",
     }
 }

@@ -12,6 +12,7 @@ mod insert;
 mod lag;
 mod line;
 mod load;
+mod missed;
 mod offers;
 mod planted;
 mod registry;
@@ -42,6 +43,7 @@ pub use builder::{GroupBuilder, InBatches, LoadsInto, OneByOne};
 pub(crate) use context::{Context, Life};
 use get::Get;
 use inner::Inner;
+use missed::Missed;
 pub(crate) use planted::stores_unasked;
 pub(crate) use registry::{Registry, Serve};
 use wish::Wish;
@@ -131,7 +133,7 @@ impl<V: Value> Group<V> {
         });
         if wish.is_any() {
             // Not any hit will do.
-            get.missed = Some(self.inner.get_missed(KeyRef::new(key), limit, wish));
+            get.missed = Some(Missed::long(&self.inner, KeyRef::new(key), limit, wish));
         }
         get.await
     }

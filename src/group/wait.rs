@@ -30,23 +30,18 @@ const FAR_OFF: Duration = Duration::from_secs(1);
 const A_WHILE: Duration = Duration::from_millis(100);
 
 /// Resolves with the flight's landing, or with a time-out.
-struct Within<'a, V: Value> {
-    group: &'a Arc<Inner<V>>,
+pub(super) struct Within<'a, V: Value> {
+    pub(super) group: &'a Arc<Inner<V>>,
     flight: Wait<V>,
-    limit: Duration,
-    started: Moment,
+    pub(super) limit: Duration,
+    pub(super) started: Moment,
     is_minded: bool,
     timer: Option<BoxFuture<'static, ()>>,
 }
 
 impl<V: Value> Inner<V> {
     /// Waits for a flight, for so long from `started`.
-    pub(super) fn landing_within(
-        self: &Arc<Self>,
-        flight: Wait<V>,
-        limit: Duration,
-        started: Moment,
-    ) -> impl Future<Output = Landing<V>> + Send {
+    pub(super) fn landing_within(self: &Arc<Self>, flight: Wait<V>, limit: Duration, started: Moment) -> Within<'_, V> {
         Within { group: self, flight, limit, started, is_minded: false, timer: None }
     }
 
