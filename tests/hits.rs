@@ -110,6 +110,12 @@ fn a_hit_on_a_copy_of_another_nodes_key_allocates_nothing() {
 }
 
 #[test]
+fn the_future_of_a_get_is_small() {
+    let group = group_on(&Node::local());
+    assert!(size_of_val(&group.get("k")) <= 192, "it is part of every future that awaits it");
+}
+
+#[test]
 fn a_miss_outside_of_a_runtime_is_an_error_in_words() {
     let node = Node::local();
     let group = group_on(&node);

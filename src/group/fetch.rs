@@ -59,28 +59,40 @@ pub(super) struct Terms {
 /// The way of a question to a peer.
 struct Trip<V: Value> {
     view: Arc<View>,
-    node: usize,
+    node: u32,
     role: Role,
-    terms: Terms,
     started: Moment,
+    /// When it ends at the latest.
+    until: Moment,
     sent: Moment,
-    span: Span,
-    /// Shared by the keys of the question, if there are several.
-    unserved: Option<Arc<Unserved<V>>>,
+    extras: Option<Arc<Extras<V>>>,
 }
 
-/// Keys that the peer did not serve, and what to do about them: they gather for one turn of the runtime, so that those
-/// of a lost connection go elsewhere together.
-type Unserved<V> = Mutex<Vec<(Next, Lead<V>)>>;
+/// What few questions have beside their way; shared by the keys of one.
+struct Extras<V: Value> {
+    outer: Option<Arc<Inside>>,
+    demand: Demand,
+    span: Span,
+    /// Keys that the peer did not serve, and what to do about them: they gather for one turn of the runtime, so that
+    /// those of a lost connection go elsewhere together.
+    unserved: Mutex<Vec<(Next, Lead<V>)>>,
+}
 
 /// One key of a question, on its way: it comes back by itself.
 ///
-/// All of it is in one piece, though keys of one question have most of it in common: most questions are for one key.
+/// **It is one small piece of memory**, although keys of one question have most of it in common: most questions are for
+/// one key. It is made by who asks and given back by who brings the answer, on another thread. A common allocator
+/// (glibc's) takes back small blocks without the lock of the thread's memory that they came from; with larger ones the
+/// two threads waited for each other's lock, and were put to sleep and woken for it, at every tenth get.
 struct Fetch<V: Value> {
     group: UnderWay<V>,
     trip: Trip<V>,
     lead: Lead<V>,
 }
+
+// (What planted bugs remember in a test build does not count.)
+#[cfg(not(feature = "test-util"))]
+const _: () = assert!(size_of::<Fetch<Bytes>>() <= 120, "larger than what counts as small");
 
 /// The group of a fetch, which counts as work of the node for as long as this is there.
 struct UnderWay<V: Value>(Arc<Inner<V>>);
@@ -108,15 +120,13 @@ impl<V: Value> Drop for UnderWay<V> {
 
 impl<V: Value> Clone for Trip<V> {
     fn clone(&self) -> Self {
-        let (view, span) = (Arc::clone(&self.view), self.span.clone());
-        let (terms, unserved) = (self.terms.clone(), self.unserved.clone());
-        Self { view, terms, span, unserved, ..*self }
+        Self { view: Arc::clone(&self.view), extras: self.extras.clone(), ..*self }
     }
 }
 
 impl<V: Value> Asker for Fetch<V> {
     fn patience(&self) -> Option<Duration> {
-        let left = self.trip.until().since(self.group.now());
+        let left = self.trip.until.since(self.group.now());
         let is_wanted = self.lead.flight().is_awaited() || self.lead.refreshes();
         (!left.is_zero() && is_wanted).then_some(left)
     }
@@ -153,7 +163,7 @@ impl<V: Value> Fetch<V> {
                 Ok((mut landed, keep)) => {
                     if trip.is_heeded(age, answer.held) {
                         // What was born no earlier than that was not, however long the way may have been.
-                        landed.life.born = landed.life.born.max(trip.terms.demand.oldest);
+                        landed.life.born = landed.life.born.max(trip.demand().oldest);
                     }
                     group.land_fetch(lead, Ok(landed), keep);
                 }
@@ -197,10 +207,10 @@ impl<V: Value> Fetch<V> {
             }
             CallError::GivenUp => {
                 trip.record("timeout");
-                return group.land_fetch(lead, Err(Error::Timeout { limit: trip.terms.limit }), None);
+                return group.land_fetch(lead, Err(Error::Timeout { limit: trip.limit() }), None);
             }
         };
-        tracing::debug!(parent: &trip.span, %error, ?next, "peer did not serve");
+        tracing::debug!(parent: &trip.span(), %error, ?next, "peer did not serve");
         trip.turn_elsewhere(group, next, lead);
     }
 }
@@ -228,19 +238,22 @@ impl<V: Value> Inner<V> {
         started: Moment,
         sent: Moment,
     ) {
-        if view.peer(node).is_none() {
+        let Some(peer) = view.peer(node) else {
             // A route never leads to this node itself; if one did, this would be what to do.
             return self.load_instead_aside(leads.collect(), terms);
-        }
-        let (span, unserved) = (Span::none(), (leads.len() > 1).then(Arc::default));
-        let mut trip = Trip { view, node, role, terms, started, sent, span, unserved };
-        trip.span = tracing::debug_span!(
+        };
+        let span = tracing::debug_span!(
             "peer.fetch",
             group = %self.name,
-            peer = %trip.peer().name(),
+            peer = %peer.name(),
             keys = leads.len(),
             outcome = tracing::field::Empty,
         );
+        let (until, Terms { outer, demand, .. }) = (started + terms.limit, terms);
+        let is_plain = leads.len() == 1 && outer.is_none() && demand == Demand::NONE && span.is_disabled();
+        let extras = (!is_plain).then(|| Arc::new(Extras { outer, demand, span, unserved: Mutex::default() }));
+        let node = u32::try_from(node).unwrap_or(u32::MAX);
+        let mut trip = Trip { view, node, role, started, until, sent, extras };
         if role == Role::StandIn {
             self.fetches.stood_in.add(leads.len() as u64);
         }
@@ -250,13 +263,13 @@ impl<V: Value> Inner<V> {
         let leads: Vec<_> = leads.collect();
         let group = UnderWay::new(self);
         self.context.tasks.service_until_cut(async move {
-            let left = trip.until().since(group.now());
+            let left = trip.until.since(group.now());
             match tokio::time::timeout(left, trip.peer().until_tried()).await {
                 Ok(()) => {
                     trip.sent = group.now();
                     trip.ask(&group, leads.into_iter());
                 }
-                Err(_) => land_all(leads, &Error::Timeout { limit: trip.terms.limit }),
+                Err(_) => land_all(leads, &Error::Timeout { limit: trip.limit() }),
             }
         });
     }
@@ -321,11 +334,11 @@ impl<V: Value> Inner<V> {
             }
         }
         for (node, leads) in there {
-            let (view, terms) = (Arc::clone(&trip.view), trip.terms.clone());
+            let (view, terms) = (Arc::clone(&trip.view), trip.terms());
             self.embark(view, (node, Role::StandIn), leads.into_iter(), terms, trip.started, self.now());
         }
         if !here.is_empty() {
-            self.load_instead_aside(here, trip.terms.clone());
+            self.load_instead_aside(here, trip.terms());
         }
     }
 
@@ -361,13 +374,26 @@ impl<V: Value> Inner<V> {
 }
 
 impl<V: Value> Trip<V> {
-    fn until(&self) -> Moment {
-        self.started + self.terms.limit
+    fn limit(&self) -> Duration {
+        self.until.since(self.started)
+    }
+
+    fn demand(&self) -> Demand {
+        self.extras.as_ref().map_or(Demand::NONE, |extras| extras.demand)
+    }
+
+    fn terms(&self) -> Terms {
+        let outer = self.extras.as_ref().and_then(|extras| extras.outer.clone());
+        Terms { limit: self.limit(), outer, demand: self.demand() }
+    }
+
+    fn span(&self) -> Span {
+        self.extras.as_ref().map_or_else(Span::none, |extras| extras.span.clone())
     }
 
     /// How old a value may be by the time the question is there, if that is limited.
     fn max_age(&self) -> Option<Duration> {
-        let oldest = self.terms.demand.oldest;
+        let oldest = self.demand().oldest;
         (oldest > Moment::START).then(|| self.sent.since(oldest))
     }
 
@@ -380,7 +406,7 @@ impl<V: Value> Trip<V> {
 
     fn peer(&self) -> &Peer {
         // There is one: it was looked at before the trip began.
-        self.view.peer(self.node).map_or_else(|| unreachable!("a trip leads to a peer"), Arc::as_ref)
+        self.view.peer(self.node as usize).map_or_else(|| unreachable!("a trip leads to a peer"), Arc::as_ref)
     }
 
     fn ask(&self, group: &Arc<Inner<V>>, leads: impl ExactSizeIterator<Item = Lead<V>>) {
@@ -389,8 +415,8 @@ impl<V: Value> Trip<V> {
         let terms = GetTerms {
             group: Arc::clone(&group.name),
             schema: group.config.schema,
-            time_limit: self.until().since(self.sent),
-            nested: self.terms.outer.is_some(),
+            time_limit: self.until.since(self.sent),
+            nested: self.extras.as_ref().is_some_and(|extras| extras.outer.is_some()),
             max_age: self.max_age(),
         };
         let mut questions = leads.map(|lead| {
@@ -406,14 +432,15 @@ impl<V: Value> Trip<V> {
     }
 
     fn record(&self, outcome: &'static str) {
-        record_outcome(&self.span, outcome);
+        if let Some(extras) = &self.extras {
+            record_outcome(&extras.span, outcome);
+        }
     }
 
     fn turn_elsewhere(self, group: UnderWay<V>, next: Next, lead: Lead<V>) {
-        let gathering = self.unserved.clone();
         let mut unserved = vec![(next, lead)];
-        if let Some(gathering) = &gathering {
-            let mut gathered = lock(gathering);
+        if let Some(extras) = &self.extras {
+            let mut gathered = extras.unserved();
             gathered.append(&mut unserved);
             if gathered.len() > 1 {
                 return;
@@ -422,16 +449,18 @@ impl<V: Value> Trip<V> {
         let context = Arc::clone(&group.context);
         context.tasks.service_until_cut(async move {
             tokio::task::yield_now().await;
-            if let Some(gathering) = gathering {
-                unserved = mem::take(&mut *lock(&gathering));
+            if let Some(extras) = &self.extras {
+                unserved = mem::take(&mut *extras.unserved());
             }
             group.send_elsewhere(&self, unserved);
         });
     }
 }
 
-fn lock<V: Value>(unserved: &Unserved<V>) -> MutexGuard<'_, Vec<(Next, Lead<V>)>> {
-    unserved.lock().unwrap_or_else(PoisonError::into_inner)
+impl<V: Value> Extras<V> {
+    fn unserved(&self) -> MutexGuard<'_, Vec<(Next, Lead<V>)>> {
+        self.unserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn age_of(answer: &Answer) -> Duration {
