@@ -70,6 +70,8 @@ struct Trip<V: Value> {
 
 /// What few questions have beside their way; shared by the keys of one.
 struct Extras<V: Value> {
+    /// Work of the node, for as long as any of the keys is under way.
+    _work: UnderWay<V>,
     outer: Option<Arc<Inside>>,
     demand: Demand,
     span: Span,
@@ -94,13 +96,19 @@ struct Fetch<V: Value> {
 #[cfg(not(feature = "test-util"))]
 const _: () = assert!(size_of::<Fetch<Bytes>>() <= 120, "larger than what counts as small");
 
-/// The group of a fetch, which counts as work of the node for as long as this is there.
-struct UnderWay<V: Value>(Arc<Inner<V>>);
+/// The group of a fetch. If it `counts`, that is work of the node for as long as this is there: a question counts once,
+/// however many keys it has.
+struct UnderWay<V: Value> {
+    group: Arc<Inner<V>>,
+    counts: bool,
+}
 
 impl<V: Value> UnderWay<V> {
-    fn new(group: &Arc<Inner<V>>) -> Self {
-        group.context.tasks.begin();
-        Self(Arc::clone(group))
+    fn new(group: &Arc<Inner<V>>, counts: bool) -> Self {
+        if counts {
+            group.context.tasks.begin();
+        }
+        Self { group: Arc::clone(group), counts }
     }
 }
 
@@ -108,13 +116,15 @@ impl<V: Value> Deref for UnderWay<V> {
     type Target = Arc<Inner<V>>;
 
     fn deref(&self) -> &Arc<Inner<V>> {
-        &self.0
+        &self.group
     }
 }
 
 impl<V: Value> Drop for UnderWay<V> {
     fn drop(&mut self) {
-        self.0.context.tasks.end(Work::Fetch);
+        if self.counts {
+            self.group.context.tasks.end(Work::Fetch);
+        }
     }
 }
 
@@ -251,17 +261,21 @@ impl<V: Value> Inner<V> {
         );
         let (until, Terms { outer, demand, .. }) = (started + terms.limit, terms);
         let is_plain = leads.len() == 1 && outer.is_none() && demand == Demand::NONE && span.is_disabled();
-        let extras = (!is_plain).then(|| Arc::new(Extras { outer, demand, span, unserved: Mutex::default() }));
+        let may_be_asked = peer.has_an_outcome();
+        let extras = (!is_plain || !may_be_asked).then(|| {
+            let unserved = Mutex::default();
+            Arc::new(Extras { _work: UnderWay::new(self, true), outer, demand, span, unserved })
+        });
         let node = u32::try_from(node).unwrap_or(u32::MAX);
         let mut trip = Trip { view, node, role, started, until, sent, extras };
         if role == Role::StandIn {
             self.fetches.stood_in.add(leads.len() as u64);
         }
-        if trip.peer().has_an_outcome() {
+        if may_be_asked {
             return trip.ask(self, leads);
         }
         let leads: Vec<_> = leads.collect();
-        let group = UnderWay::new(self);
+        let group = Arc::clone(self);
         self.context.tasks.service_until_cut(async move {
             let left = trip.until.since(group.now());
             match tokio::time::timeout(left, trip.peer().until_tried()).await {
@@ -426,7 +440,11 @@ impl<V: Value> Trip<V> {
             let is_loud = coherence.is_loud() && !is_planted(Bug::RemovalStaysHome);
             let removed = if is_loud { coherence.covering(&group.name, &key, &self.peer().run()) } else { Vec::new() };
             let after = After { removed, offered: 0 };
-            Question { key, after, asker: Box::new(Fetch { group: UnderWay::new(group), trip: self.clone(), lead }) }
+            Question {
+                key,
+                after,
+                asker: Box::new(Fetch { group: UnderWay::new(group, self.extras.is_none()), trip: self.clone(), lead }),
+            }
         });
         self.peer().ask(group.context.peers.sender(), terms, &mut questions);
     }
