@@ -455,6 +455,7 @@ impl<V: Value> Trip<V> {
         }
     }
 
+    /// Sends a key elsewhere, with those of its question that fail in the same turn of the runtime.
     fn turn_elsewhere(self, group: UnderWay<V>, next: Next, lead: Lead<V>) {
         let mut unserved = vec![(next, lead)];
         if let Some(extras) = &self.extras {

@@ -1,4 +1,5 @@
-//! The way of a get, for callers on this node: the cache, or else a flight, led or joined.
+//! The way of a get, for callers on this node: the cache, or else a flight, led or joined. How a get of one key goes on
+//! from there is in `missed.rs`.
 //!
 //! Callers wait, others work: whatever a caller does, a load goes on. (A fetch that nobody waits for any more is given
 //! up by the connection that it is on.) Every wait here ends with the caller's limit.
