@@ -16,6 +16,7 @@ use crate::clock;
 use crate::key::Key;
 use crate::message::{After, Answer, Ask, Get, GetMany, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::transport::{Asker, CallError, Question};
+use crate::wakes::Wakes;
 use crate::wire;
 
 /// How often it is asked whether anybody still wants the answers of a call: patience may end before its time.
@@ -86,9 +87,10 @@ async fn answer_all(reply: BoxFuture<'static, Result<Reply, CallError>>, askers:
         reply = reply => reply.and_then(|reply| answers_in(reply, askers.len())),
         () = impatience(&askers) => Err(CallError::GivenUp),
     };
+    let mut wakes = Wakes::default();
     match outcome {
-        Ok(answers) => askers.into_iter().zip(answers).for_each(|(asker, answer)| asker.take(Ok(answer))),
-        Err(error) => askers.into_iter().for_each(|asker| asker.take(Err(error.clone()))),
+        Ok(answers) => askers.into_iter().zip(answers).for_each(|(asker, answer)| asker.take(Ok(answer), &mut wakes)),
+        Err(error) => askers.into_iter().for_each(|asker| asker.take(Err(error.clone()), &mut wakes)),
     }
 }
 

@@ -28,6 +28,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::tags::Tagged;
 use crate::time::{Latest, Moment};
+use crate::wakes::Wakes;
 
 pub(crate) use table::{Flights, Join};
 
@@ -155,24 +156,22 @@ impl<V> Flight<V> {
         Wait { flight: Arc::clone(self), place: None, waits: true }
     }
 
-    /// Lands the flight, and wakes who waits. The first landing counts.
-    pub(crate) fn land(&self, landing: Landing<V>) {
-        let sleepers = {
-            let mut state = self.state();
-            if !matches!(state.outcome, Outcome::None) {
-                return;
-            }
-            let is_shared = state.awaited > 1;
-            state.outcome = if is_shared { Outcome::Shared(Arc::new(landing)) } else { Outcome::Sole(landing) };
-            state.sleepers.take()
-        };
-        wake(sleepers);
+    /// Lands the flight; who waits is to be woken. The first landing counts.
+    pub(crate) fn land(&self, landing: Landing<V>, wakes: &mut Wakes) {
+        let mut state = self.state();
+        if !matches!(state.outcome, Outcome::None) {
+            return;
+        }
+        let is_shared = state.awaited > 1;
+        state.outcome = if is_shared { Outcome::Shared(Arc::new(landing)) } else { Outcome::Sole(landing) };
+        state.sleepers.take(wakes);
     }
 
     /// Wakes who waits, though there is nothing to be had yet.
     pub(crate) fn wake_all(&self) {
-        let sleepers = self.state().sleepers.take();
-        wake(sleepers);
+        // Woken once the lock is free.
+        let mut wakes = Wakes::default();
+        self.state().sleepers.take(&mut wakes);
     }
 
     /// Whether it has landed and the landing has not been taken.
@@ -194,18 +193,11 @@ impl<V> Flight<V> {
     }
 }
 
-/// Those to be woken, of one round.
-type Round = (Option<Waker>, Vec<Option<Waker>>);
-
-fn wake((first, others): Round) {
-    first.into_iter().chain(others.into_iter().flatten()).for_each(Waker::wake);
-}
-
 impl Sleepers {
-    /// Begins a new round, and gives those of the one before.
-    fn take(&mut self) -> Round {
+    /// Begins a new round; those of the one before are to be woken.
+    fn take(&mut self, wakes: &mut Wakes) {
         self.round += 1;
-        (self.first.take(), mem::take(&mut self.others))
+        wakes.add(self.first.take().into_iter().chain(mem::take(&mut self.others).into_iter().flatten()));
     }
 
     /// Notes whom to wake, at the place that it had before, if it has one.

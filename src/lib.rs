@@ -119,6 +119,7 @@ mod token;
 mod transport;
 #[cfg(feature = "test-util")]
 mod turns;
+mod wakes;
 mod wire;
 
 #[cfg(feature = "json")]

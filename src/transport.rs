@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use crate::coherence::Presence;
 use crate::key::Key;
 use crate::message::{After, Answer, Ask, Get, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::wakes::Wakes;
 
 /// Opens connections to other nodes.
 pub(crate) trait Transport: Send + Sync + 'static {
@@ -60,8 +61,8 @@ pub(crate) trait Asker: Send + Sync + 'static {
     fn patience(&self) -> Option<Duration>;
 
     /// Here it is. Called by whoever brings the answer, who brings others too: whatever takes long has to be done
-    /// elsewhere.
-    fn take(self: Box<Self>, answer: Result<Answer, CallError>);
+    /// elsewhere, and whom the answers wake is woken when all have been brought.
+    fn take(self: Box<Self>, answer: Result<Answer, CallError>, wakes: &mut Wakes);
 }
 
 /// Answers what other nodes ask.

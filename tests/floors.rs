@@ -25,6 +25,7 @@ const FLOORS: [&[&str]; 6] = [
         "threads",
         "transport",
         "turns",
+        "wakes",
     ],
     &["calls", "grpc", "memory", "peers", "wire"],
     &["group"],

@@ -131,7 +131,7 @@ fn each_sleeper_is_woken_whoever_comes_and_goes_before() {
     }
     assert!(!poll(&mut newcomers[1], 6));
     assert_eq!(flight.state().awaited, 5);
-    flight.land(Err(Error::Busy));
+    flight.land(Err(Error::Busy), &mut Wakes::default());
     let woken: Vec<_> = counts.iter().map(|count| count.0.load(Ordering::SeqCst)).collect();
     assert_eq!(woken, [0, 2, 2, 2, 0, 1, 1, 0]);
     assert!(matches!(polled(&mut newcomers[0]), Poll::Ready(Err(Error::Busy))));
@@ -143,7 +143,7 @@ fn a_landing_between_two_polls_is_not_missed() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for _ in 0..2000 {
         let (flight, mut wait) = flight();
-        let landing = std::thread::spawn(move || flight.land(Err(Error::Busy)));
+        let landing = std::thread::spawn(move || flight.land(Err(Error::Busy), &mut Wakes::default()));
         assert!(matches!(runtime.block_on(wait.landing()), Err(Error::Busy)));
         landing.join().unwrap();
     }
@@ -152,8 +152,8 @@ fn a_landing_between_two_polls_is_not_missed() {
 #[tokio::test]
 async fn the_first_landing_counts() {
     let (flight, mut wait) = flight();
-    flight.land(Err(Error::Busy));
-    flight.land(Err(Error::Closed));
+    flight.land(Err(Error::Busy), &mut Wakes::default());
+    flight.land(Err(Error::Closed), &mut Wakes::default());
     assert!(matches!(wait.landing().await, Err(Error::Busy)));
 }
 
@@ -175,7 +175,8 @@ fn whoever_is_the_last_to_have_a_landing_takes_it() {
         let mut waits: Vec<_> = std::iter::once(wait).chain((1..waiters).map(|_| flight.wait())).collect();
         let clones = Arc::new(AtomicUsize::new(0));
         let value = Some(Cloned(Arc::clone(&clones)));
-        flight.land(Ok(Landed::new(value, Lifespan::new(Moment::START, Moment::NEVER), Source::Loader)));
+        let landed = Landed::new(value, Lifespan::new(Moment::START, Moment::NEVER), Source::Loader);
+        flight.land(Ok(landed), &mut Wakes::default());
         for wait in &mut waits {
             let landing = wait.poll_landing(&mut Context::from_waker(Waker::noop()));
             assert!(matches!(landing, Poll::Ready(Ok(Landed { value: Some(_), .. }))));

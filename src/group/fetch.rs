@@ -35,6 +35,7 @@ use crate::tags::Tagged;
 use crate::tasks::Work;
 use crate::time::Moment;
 use crate::transport::{Asker, CallError, Question};
+use crate::wakes::Wakes;
 
 use super::inner::{Inner, record_outcome};
 
@@ -141,26 +142,26 @@ impl<V: Value> Asker for Fetch<V> {
         (!left.is_zero() && is_wanted).then_some(left)
     }
 
-    fn take(self: Box<Self>, answer: Result<Answer, CallError>) {
+    fn take(self: Box<Self>, answer: Result<Answer, CallError>, wakes: &mut Wakes) {
         // The user's code is in this: a codec, a clone. What panics drops its lead, which fails that key and no other.
-        let _ = catch_unwind(AssertUnwindSafe(|| self.take_answer(answer)));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.take_answer(answer, wakes)));
     }
 }
 
 impl<V: Value> Fetch<V> {
-    fn take_answer(self, answer: Result<Answer, CallError>) {
+    fn take_answer(self, answer: Result<Answer, CallError>, wakes: &mut Wakes) {
         match answer {
             Ok(answer) if answer.value_len() > DECODED_ASIDE => {
                 let group = Arc::clone(&self.group);
-                group.context.tasks.work(Work::Fetch, async move { self.land_answer(answer) });
+                group.context.tasks.work(Work::Fetch, async move { self.land_answer(answer, &mut Wakes::default()) });
             }
-            Ok(answer) => self.land_answer(answer),
-            Err(error) => self.land_unanswered(&error),
+            Ok(answer) => self.land_answer(answer, wakes),
+            Err(error) => self.land_unanswered(&error, wakes),
         }
     }
 
     /// Lands a key that has an answer. If that does not decode, the key is loaded here.
-    fn land_answer(self, answer: Answer) {
+    fn land_answer(self, answer: Answer, wakes: &mut Wakes) {
         let Self { group, trip, lead } = self;
         // What was not spent at the peer was spent on the way, and the copy aged on it.
         let now = group.now();
@@ -175,7 +176,7 @@ impl<V: Value> Fetch<V> {
                         // What was born no earlier than that was not, however long the way may have been.
                         landed.life.born = landed.life.born.max(trip.demand().oldest);
                     }
-                    group.land_fetch(lead, Ok(landed), keep);
+                    group.land_fetch(lead, Ok(landed), keep, wakes);
                 }
                 Err(error) => {
                     // Once for all: what does not decode here will not tomorrow.
@@ -187,14 +188,14 @@ impl<V: Value> Fetch<V> {
             },
             Outcome::NotFound => {
                 let none = group.none_at(peer, lead.since());
-                group.land_fetch(lead, Ok(none), None);
+                group.land_fetch(lead, Ok(none), None, wakes);
             }
-            Outcome::Failed(error) => group.land_fetch(lead, Err(error), None),
+            Outcome::Failed(error) => group.land_fetch(lead, Err(error), None, wakes),
         }
     }
 
     /// Does what is to be done about a key without an answer.
-    fn land_unanswered(self, error: &CallError) {
+    fn land_unanswered(self, error: &CallError, wakes: &mut Wakes) {
         let Self { group, trip, lead } = self;
         let next = match error {
             CallError::Unreachable(why) => {
@@ -213,11 +214,11 @@ impl<V: Value> Fetch<V> {
             }
             CallError::Busy => {
                 trip.record("busy");
-                return group.land_fetch(lead, Err(Error::Busy), None);
+                return group.land_fetch(lead, Err(Error::Busy), None, wakes);
             }
             CallError::GivenUp => {
                 trip.record("timeout");
-                return group.land_fetch(lead, Err(Error::Timeout { limit: trip.limit() }), None);
+                return group.land_fetch(lead, Err(Error::Timeout { limit: trip.limit() }), None, wakes);
             }
         };
         tracing::debug!(parent: &trip.span(), %error, ?next, "peer did not serve");
@@ -324,9 +325,9 @@ impl<V: Value> Inner<V> {
         Ok((landed, keep.then_some(Keep { place: Place::Hot, weight })))
     }
 
-    fn land_fetch(self: &Arc<Self>, lead: Lead<V>, landing: Landing<V>, keep: Option<Keep>) {
+    fn land_fetch(self: &Arc<Self>, lead: Lead<V>, landing: Landing<V>, keep: Option<Keep>, wakes: &mut Wakes) {
         self.sweep_after(&landing, keep);
-        let (voided, next) = lead.land(landing, keep);
+        let (voided, next) = lead.land_among(landing, keep, wakes);
         if voided {
             self.fetches.voided.one();
         }
@@ -373,7 +374,7 @@ impl<V: Value> Inner<V> {
         }
         let landings = leads.into_iter().zip(boarded).map(async |(lead, mut boarded)| {
             let landing = boarded.landing().await;
-            self.land_fetch(lead, landing, None);
+            self.land_fetch(lead, landing, None, &mut Wakes::default());
         });
         join_all(landings).await;
     }

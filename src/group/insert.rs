@@ -26,6 +26,7 @@ use crate::tags::Tagged;
 use crate::tasks::Work;
 use crate::time::Moment;
 use crate::transport::{Asker, CallError, Question};
+use crate::wakes::Wakes;
 
 use super::inner::Inner;
 use super::planted::stores_unasked;
@@ -287,7 +288,7 @@ impl<V: Value> Asker for Pull<V> {
         (!left.is_zero()).then_some(left)
     }
 
-    fn take(self: Box<Self>, answer: Result<Answer, CallError>) {
+    fn take(self: Box<Self>, answer: Result<Answer, CallError>, _: &mut Wakes) {
         let group = Arc::clone(&self.group);
         // A value may be large, and a codec slow: who brings the answer brings others too.
         group.context.tasks.work(Work::Fetch, async move { (*self).land(answer) });

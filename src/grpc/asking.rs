@@ -2,8 +2,8 @@
 //!
 //! Whoever asks puts the question into the batch and leaves; the stream's body cuts frames from there when the runtime
 //! comes round to it; the driver reads what comes back, and hands each answer to whoever waits. **The driver never
-//! waits for anything but the stream** (and, after several answers, goes round once with the runtime), so a peer that
-//! does not read holds up what is sent to it, and nothing else.
+//! waits for anything but the stream** (and, after several answers, for the runtime to wake those that had them), so a
+//! peer that does not read holds up what is sent to it, and nothing else.
 //! What must hold:
 //!
 //! - every question gets one outcome: an answer, a refusal, or that the connection was lost; dropped with the driver,
@@ -32,6 +32,7 @@ use crate::batch::{Assembly, BadSlice, Batch, Part, SLICE_BYTES};
 use crate::clock;
 use crate::message::{Ask, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::transport::{Asker, CallError, Connection, Question, Unreachable};
+use crate::wakes::Wakes;
 use crate::wire::frames::{AnswerFrame, AskItem, ITEM_BYTES, Response};
 use crate::wire::{WireRequest, check_size};
 
@@ -72,9 +73,6 @@ struct State {
     body: Option<Waker>,
     /// Whether the runtime has gone round once since there was something to send.
     turned: bool,
-    /// Whether answers are being handed out: those who had one are about to ask again, and the body is woken for all of
-    /// them.
-    is_held: bool,
     let_go: bool,
     /// Why nothing is sent any more.
     over: Option<Unreachable>,
@@ -89,12 +87,15 @@ enum UnderWay {
 }
 
 impl UnderWay {
-    fn end(self, outcome: Result<Reply, CallError>) {
+    fn end(self, outcome: Result<Reply, CallError>, wakes: &mut Wakes) {
         match self {
-            Self::Question(asker) => asker.take(outcome.and_then(|reply| match reply {
-                Reply::Get(answer) => Ok(answer),
-                _ => Err(Refusal::new(RefusalKind::Invalid, "the response does not fit the question").into()),
-            })),
+            Self::Question(asker) => {
+                let answer = outcome.and_then(|reply| match reply {
+                    Reply::Get(answer) => Ok(answer),
+                    _ => Err(Refusal::new(RefusalKind::Invalid, "the response does not fit the question").into()),
+                });
+                asker.take(answer, wakes);
+            }
             // Nobody may wait for it any more.
             Self::Call(reply) => drop(reply.send(outcome)),
             Self::GivenUp => {}
@@ -111,7 +112,7 @@ impl Exchange {
         let bytes = request.encoded_len();
         check_size("request", bytes, self.message_limit)?;
         let (done, reply) = oneshot::channel();
-        let (id, waker) = {
+        let (id, body) = {
             let mut state = self.line.state();
             state.check_room()?;
             state.introduce(sender);
@@ -125,7 +126,7 @@ impl Exchange {
             }
             (id, state.body.take())
         };
-        wake(waker);
+        wake(body);
         Ok(Calling { line: Arc::clone(&self.line), id, reply })
     }
 }
@@ -233,7 +234,7 @@ impl Line {
     /// Puts questions into the batch.
     fn ask(&self, sender: &Arc<Sender>, terms: GetTerms, questions: &mut dyn Iterator<Item = Question>) {
         let mut turned_away = Vec::new();
-        let waker = {
+        let body = {
             let mut state = self.state();
             state.introduce(sender);
             let mut questions = questions.peekable();
@@ -251,11 +252,12 @@ impl Line {
                 let id = state.under_way.insert(UnderWay::Question(asker)) as u64;
                 state.batch.push(AskItem::Get { id, terms, key, after }, bytes);
             }
-            if state.is_held { None } else { state.body.take() }
+            state.body.take()
         };
-        wake(waker);
+        wake(body);
+        let mut wakes = Wakes::default();
         for (asker, error) in turned_away {
-            asker.take(Err(error));
+            asker.take(Err(error), &mut wakes);
         }
     }
 
@@ -267,54 +269,39 @@ impl Line {
     }
 
     /// Takes a frame in; says whether the driver is done.
-    fn take(&self, frame: AnswerFrame, assembly: &mut Assembly<Response>, limit: usize) -> Result<bool, Refusal> {
+    fn take(
+        &self,
+        frame: AnswerFrame,
+        assembly: &mut Assembly<Response>,
+        limit: usize,
+        wakes: &mut Wakes,
+    ) -> Result<bool, Refusal> {
         let mut ended = Vec::with_capacity(frame.responses.len());
-        let (waker, is_done, mut kept_to) = {
+        let (body, is_done, mut kept_to) = {
             let mut state = self.state();
             state.batch.credit(usize::try_from(frame.credit).unwrap_or(usize::MAX));
             let kept_to = state.take(frame, assembly, limit, &mut ended);
-            state.is_held = ended.len() > 1;
             if let Some(credit) = assembly.credit() {
                 state.batch.push_urgent(AskItem::Credit(credit), ITEM_BYTES);
             }
-            let waker = if state.batch.is_ready() { state.body.take() } else { None };
-            (waker, state.let_go && state.under_way.is_empty(), kept_to)
+            let body = if state.batch.is_ready() { state.body.take() } else { None };
+            (body, state.let_go && state.under_way.is_empty(), kept_to)
         };
-        wake(waker);
+        wake(body);
         // Whatever is wrong with the frame: what it ended has ended, and is told.
         for (under_way, reply) in ended {
             match under_way {
-                Some(under_way) => under_way.end(reply.map_err(CallError::from)),
+                Some(under_way) => under_way.end(reply.map_err(CallError::from), wakes),
                 None => kept_to = Err(misbehaved("a response to nothing that was asked")),
             }
         }
         kept_to.map(|()| is_done)
     }
 
-    /// Lets those ask again who have just had their answers, if they are several, before what they ask is sent.
-    ///
-    /// Without that the first of them would have the body woken, on a thread that has nothing else to do: it left
-    /// alone, then all the others, and every other frame was one of a single question. (With 256 gets under way that
-    /// took a fifth more processor time a get.)
-    async fn let_ask(&self) {
-        if !self.state().is_held {
-            return;
-        }
-        tokio::task::yield_now().await;
-        let waker = {
-            let mut state = self.state();
-            state.is_held = false;
-            // The runtime has gone round for these.
-            state.turned = state.batch.is_ready();
-            if state.turned { state.body.take() } else { None }
-        };
-        wake(waker);
-    }
-
     /// Nobody waits for a call any more: what has not been sent of it is not, so that an insert does not arrive after a
     /// removal that its caller sends next, and that may pass it.
     fn give_up_call(&self, id: u64) {
-        let waker = {
+        let body = {
             let mut state = self.state();
             // If its reply has come, the id may be another's by now.
             let waiting = usize::try_from(id).ok().and_then(|id| state.under_way.get_mut(id));
@@ -333,13 +320,13 @@ impl Line {
             self.end_if_done(&state);
             state.body.take()
         };
-        wake(waker);
+        wake(body);
     }
 
     /// Gives up what nobody wants an answer to any more. Says whether anything is under way.
     fn look_through(&self) -> bool {
         let mut given_up = Vec::new();
-        let (waker, any) = {
+        let (body, any) = {
             let mut state = self.state();
             let State { batch, under_way, .. } = &mut *state;
             for (id, waiting) in under_way.iter_mut() {
@@ -362,12 +349,13 @@ impl Line {
                 }
             }
             self.end_if_done(&state);
-            let waker = if given_up.is_empty() { None } else { state.body.take() };
-            (waker, !state.under_way.is_empty())
+            let body = if given_up.is_empty() { None } else { state.body.take() };
+            (body, !state.under_way.is_empty())
         };
-        wake(waker);
+        wake(body);
+        let mut wakes = Wakes::default();
         for (_, under_way) in given_up {
-            under_way.end(Err(CallError::GivenUp));
+            under_way.end(Err(CallError::GivenUp), &mut wakes);
         }
         any
     }
@@ -464,11 +452,16 @@ pub(super) async fn drive(line: Arc<Line>, mut answers: Streaming<AnswerFrame>, 
         tokio::select! {
             biased;
             frame = answers.message() => match frame {
-                Ok(Some(frame)) => match line.take(frame, &mut assembly, limit) {
-                    Ok(false) => line.let_ask().await,
-                    Ok(true) => return,
-                    Err(refusal) => break Unreachable::new(refusal),
-                },
+                Ok(Some(frame)) => {
+                    let mut wakes = Wakes::default();
+                    let taken = line.take(frame, &mut assembly, limit, &mut wakes);
+                    wakes.together().await;
+                    match taken {
+                        Ok(false) => {}
+                        Ok(true) => return,
+                        Err(refusal) => break Unreachable::new(refusal),
+                    }
+                }
                 Ok(None) => break closed(),
                 Err(status) => break Unreachable::new(super::in_words(&status)),
             },
@@ -479,7 +472,8 @@ pub(super) async fn drive(line: Arc<Line>, mut answers: Streaming<AnswerFrame>, 
             () = &mut done => return,
         }
     };
+    let mut wakes = Wakes::default();
     for under_way in line.end(why.clone()) {
-        under_way.end(Err(why.clone().into()));
+        under_way.end(Err(why.clone().into()), &mut wakes);
     }
 }

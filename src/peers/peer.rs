@@ -17,6 +17,7 @@ use crate::removals::Origin;
 use crate::stats::Counter;
 use crate::time::Moment;
 use crate::transport::{CallError, Connection, Question, Unreachable};
+use crate::wakes::Wakes;
 
 use super::beliefs::Belief;
 use super::wake::Level;
@@ -190,7 +191,8 @@ impl Peer {
             Ok(connection) => return connection.ask(sender, terms, &mut questions.into_iter()),
             Err(why) => why,
         };
-        questions.for_each(|question| question.asker.take(Err(why.clone().into())));
+        let mut wakes = Wakes::default();
+        questions.for_each(|question| question.asker.take(Err(why.clone().into()), &mut wakes));
     }
 
     /// Whether it has been tried, or waiting for that is of no use any more. If not, [`until_tried`](Self::until_tried)

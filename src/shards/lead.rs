@@ -14,6 +14,7 @@ use crate::key::HashedKey;
 use crate::planted::{Bug, is_planted};
 use crate::store::{Dropped, Entry, Place, Store};
 use crate::time::Moment;
+use crate::wakes::Wakes;
 
 use super::lives::{Over, drop_old};
 use super::{Kind, Shards};
@@ -99,9 +100,19 @@ impl<V: Value> Lead<V> {
     /// begin.
     ///
     /// If it failed and there is an old value that may be served in its stead, that is what it brings.
-    pub(crate) fn land(mut self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
+    pub(crate) fn land(self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
+        self.land_among(landing, keep, &mut Wakes::default())
+    }
+
+    /// The same for one of many: who waits is to be woken with others.
+    pub(crate) fn land_among(
+        mut self,
+        landing: Landing<V>,
+        keep: Option<Keep>,
+        wakes: &mut Wakes,
+    ) -> (bool, Option<Self>) {
         let landing = self.relieved(landing);
-        self.set_down(landing, keep)
+        self.set_down(landing, keep, wakes)
     }
 
     /// Where to keep what the flight brought. What was loaded here and is too large for the share of copies is kept
@@ -111,7 +122,7 @@ impl<V: Value> Lead<V> {
         if fits { place } else { Place::Main }
     }
 
-    fn set_down(&mut self, landing: Landing<V>, keep: Option<Keep>) -> (bool, Option<Self>) {
+    fn set_down(&mut self, landing: Landing<V>, keep: Option<Keep>, wakes: &mut Wakes) -> (bool, Option<Self>) {
         let mut dropped = Dropped::default();
         // Cloned first: a clone is the user's code, and if it panics the flight is still on board, and lands as failed.
         let mut kept = match (&landing, keep) {
@@ -150,7 +161,7 @@ impl<V: Value> Lead<V> {
             }
             ended
         };
-        self.flight.land(landing);
+        self.flight.land(landing, wakes);
         let next = ended.next.map(|flight| Self {
             shards: Arc::clone(&self.shards),
             flight,
@@ -175,7 +186,7 @@ impl<V: Value> Drop for Lead<V> {
                 Error::Closed
             };
             // A lead of a parked flight that comes back is dropped here too, and lands the same way.
-            drop(self.set_down(Err(why), None));
+            drop(self.set_down(Err(why), None, &mut Wakes::default()));
         }
     }
 }

@@ -1,6 +1,5 @@
 //! When the body of an exchange is woken, and what is in its frames then: without a runtime, by hand.
 
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
 
@@ -27,15 +26,17 @@ impl Woken {
     }
 }
 
-struct Anybody;
+/// Somebody who waits for an answer, and is woken by it.
+struct Anybody(Arc<Woken>);
 
 impl Asker for Anybody {
     fn patience(&self) -> Option<Duration> {
         Some(Duration::MAX)
     }
 
-    fn take(self: Box<Self>, answer: Result<Answer, CallError>) {
+    fn take(self: Box<Self>, answer: Result<Answer, CallError>, wakes: &mut Wakes) {
         answer.expect("it was answered");
+        wakes.add([Waker::from(self.0)]);
     }
 }
 
@@ -45,6 +46,7 @@ struct Idle {
     frames: Frames,
     sender: Arc<Sender>,
     body: Arc<Woken>,
+    asking: Arc<Woken>,
 }
 
 impl Idle {
@@ -52,7 +54,8 @@ impl Idle {
         let line = Arc::new(Line::new(Signs::default()));
         let (cluster, name) = (Arc::from("test"), NodeName::from("a"));
         let sender = Arc::new(Sender { cluster, name, incarnation: Incarnation(1), versions: Versions::SPOKEN });
-        let mut idle = Self { frames: Frames(Arc::clone(&line)), line, sender, body: Arc::default() };
+        let mut idle =
+            Self { frames: Frames(Arc::clone(&line)), line, sender, body: Arc::default(), asking: Arc::default() };
         assert!(idle.frame().is_none());
         idle
     }
@@ -60,7 +63,10 @@ impl Idle {
     fn ask(&self, keys: &[&str]) {
         let terms =
             GetTerms { group: Arc::from("g"), schema: 0, time_limit: Duration::MAX, nested: false, max_age: None };
-        let question = |key: &&str| Question { key: Key::new(*key), after: After::default(), asker: Box::new(Anybody) };
+        let question = |key: &&str| {
+            let asker = Box::new(Anybody(Arc::clone(&self.asking)));
+            Question { key: Key::new(*key), after: After::default(), asker }
+        };
         self.line.ask(&self.sender, terms, &mut keys.iter().map(question));
     }
 
@@ -80,64 +86,54 @@ impl Idle {
         while self.frame().is_some() || self.line.state().batch.is_ready() {}
     }
 
-    /// A frame of answers comes to questions with these ids.
-    fn answer(&self, ids: &[u64]) {
+    /// A frame of answers comes to questions with these ids. Gives whom that wakes.
+    fn answer(&self, ids: &[u64]) -> Wakes {
         let reply = || Ok(Reply::Get(Answer { outcome: Outcome::NotFound, held: Duration::ZERO }));
         let responses = ids.iter().map(|&id| Response { id, reply: reply(), sliced: 0 }).collect();
         let frame = AnswerFrame { responses, ..AnswerFrame::default() };
-        assert!(matches!(self.line.take(frame, &mut Assembly::default(), usize::MAX), Ok(false)));
+        let mut wakes = Wakes::default();
+        assert!(matches!(self.line.take(frame, &mut Assembly::default(), usize::MAX, &mut wakes), Ok(false)));
+        wakes
     }
 }
 
 #[test]
-fn who_has_had_answers_together_asks_together() {
+fn who_asks_first_wakes_the_body_and_others_come_along() {
+    let mut idle = Idle::new();
+    let before = idle.body.count();
+    idle.ask(&["first"]);
+    idle.ask(&["second"]);
+    assert_eq!(idle.body.count(), before + 1);
+    assert!(idle.frame().is_none(), "the runtime goes round first: others may be about to ask");
+    idle.ask(&["third"]);
+    assert_eq!(idle.frame().expect("it has"), ["first", "second", "third"]);
+    assert!(idle.frame().is_none());
+    idle.ask(&["another"]);
+    assert_eq!(idle.body.count(), before + 3, "once for the turn, once for this");
+}
+
+#[test]
+fn answers_of_a_frame_wake_those_who_wait_once_all_have_theirs() {
     let mut idle = Idle::new();
     idle.ask(&["1", "2", "3"]);
     idle.send();
-    let before = idle.body.count();
-    idle.answer(&[0, 1, 2]);
-    // The first of them, on another thread; the body has nothing to do, and would send it alone.
-    idle.ask(&["first"]);
-    assert_eq!(idle.body.count(), before, "the others have not had their turn");
-    let line = Arc::clone(&idle.line);
-    let (driver, mut let_ask) = (Arc::<Woken>::default(), pin!(line.let_ask()));
-    let waker = Waker::from(Arc::clone(&driver));
-    assert!(let_ask.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    idle.ask(&["second"]);
-    idle.ask(&["third"]);
-    assert_eq!((idle.body.count(), driver.count()), (before, 1), "and now they have");
-    assert!(let_ask.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
-    assert_eq!(idle.body.count(), before + 1);
-    assert_eq!(idle.frame().expect("the runtime has gone round"), ["first", "second", "third"]);
-    // And from here on it is as ever.
-    assert!(idle.frame().is_none());
-    idle.ask(&["another"]);
-    assert_eq!(idle.body.count(), before + 2);
-}
-
-#[test]
-fn who_has_had_an_answer_alone_waits_for_nobody() {
-    let mut idle = Idle::new();
-    idle.ask(&["1"]);
+    let wakes = idle.answer(&[0, 1, 2]);
+    assert_eq!(idle.asking.count(), 0);
+    idle.ask(&["4"]);
     idle.send();
-    let before = idle.body.count();
-    idle.answer(&[0]);
-    idle.ask(&["again"]);
-    assert_eq!(idle.body.count(), before + 1);
-    let line = Arc::clone(&idle.line);
-    let waker = Waker::from(Arc::<Woken>::default());
-    assert!(pin!(line.let_ask()).poll(&mut Context::from_waker(&waker)).is_ready());
-    assert!(idle.frame().is_none(), "the runtime goes round first: others may be about to ask");
-    assert_eq!(idle.frame().expect("it has"), ["again"]);
+    drop(wakes);
+    assert_eq!(idle.asking.count(), 3);
+    drop(idle.answer(&[2]));
+    assert_eq!(idle.asking.count(), 4);
 }
 
 #[test]
-fn the_end_is_told_though_answers_are_being_handed_out() {
+fn the_end_is_told_to_the_body() {
     let mut idle = Idle::new();
     idle.ask(&["1", "2"]);
     idle.send();
+    assert!(idle.frame().is_none());
     let before = idle.body.count();
-    idle.answer(&[0, 1]);
     drop(idle.line.end(closed()));
     assert_eq!(idle.body.count(), before + 1, "the line is over");
 }

@@ -11,6 +11,7 @@ use super::net::soon;
 use crate::key::Key;
 use crate::message::{After, Answer, Copy, GetTerms, Outcome, Sender};
 use crate::transport::{Asker, CallError, Connection, Question};
+use crate::wakes::Wakes;
 
 /// What became of a question: its place in the ask, and its outcome, or that it was dropped without one.
 pub(super) type Told = (usize, Option<Result<Answer, CallError>>);
@@ -33,7 +34,7 @@ impl Asker for Waiting {
         self.patient.load(Ordering::SeqCst).then_some(Duration::from_secs(3600))
     }
 
-    fn take(mut self: Box<Self>, answer: Result<Answer, CallError>) {
+    fn take(mut self: Box<Self>, answer: Result<Answer, CallError>, _: &mut Wakes) {
         let tell = self.tell.take().expect("it is told once");
         // The test may have seen enough.
         let _ = tell.send((self.at, Some(answer)));

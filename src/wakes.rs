@@ -1,0 +1,146 @@
+//! Tasks that are to be woken, gathered so that they can be woken as one.
+//!
+//! Where answers come many at a time, so do the tasks that wait for them. Woken one by one from within a task, each is
+//! a reason for the runtime to rouse an idle thread: it takes the one task that is there, has nothing more to do, and
+//! sleeps again, six or seven times a frame of answers. What is woken **between** tasks, where the runtime wakes those
+//! that sockets and timers are ready for, rouses one thread for all.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::{future, mem};
+
+/// Tasks that are to be woken: at the latest when this is dropped, so that nobody is forgotten on any path.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes(Vec<Waker>);
+
+impl Wakes {
+    pub(crate) fn add(&mut self, wakers: impl IntoIterator<Item = Waker>) {
+        self.0.extend(wakers);
+    }
+
+    /// Wakes them between tasks, if they are several, and goes on when that is done. If this is dropped before, they
+    /// are woken all the same.
+    pub(crate) async fn together(mut self) {
+        if self.0.len() < 2 {
+            return;
+        }
+        let mut is_under_way = false;
+        future::poll_fn(|context| {
+            if mem::replace(&mut is_under_way, true) {
+                return Poll::Ready(());
+            }
+            // First, so that the next frame is looked for while there is work for others.
+            self.0.insert(0, context.waker().clone());
+            let bundle = Waker::from(Arc::new(Bundle(Mutex::new(mem::take(&mut self)))));
+            // A task that yields is woken between tasks: here that is the bundle.
+            let turn = pin!(tokio::task::yield_now());
+            turn.poll(&mut Context::from_waker(&bundle))
+        })
+        .await;
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
+/// Wakers as one.
+struct Bundle(Mutex<Wakes>);
+
+impl Wake for Bundle {
+    fn wake(self: Arc<Self>) {
+        let wakes = mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(wakes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Notes when it was woken: the how manieth it was.
+    #[derive(Default)]
+    struct Noting {
+        woken: Mutex<Vec<usize>>,
+        polls: AtomicUsize,
+    }
+
+    struct Noted(Arc<Noting>, usize);
+
+    impl Wake for Noted {
+        fn wake(self: Arc<Self>) {
+            self.0.woken.lock().unwrap().push(self.1);
+        }
+    }
+
+    impl Noting {
+        fn wakes(self: &Arc<Self>, count: usize) -> Wakes {
+            let mut wakes = Wakes::default();
+            wakes.add((0..count).map(|who| Waker::from(Arc::new(Noted(Arc::clone(self), who)))));
+            wakes
+        }
+
+        fn woken(&self) -> Vec<usize> {
+            self.woken.lock().unwrap().clone()
+        }
+    }
+
+    #[test]
+    fn nobody_is_forgotten_when_they_are_dropped() {
+        let noting = Arc::<Noting>::default();
+        drop(noting.wakes(3));
+        assert_eq!(noting.woken(), [0, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn several_are_woken_between_tasks_and_one_at_once() {
+        let noting = Arc::<Noting>::default();
+        noting.wakes(1).together().await;
+        assert_eq!(noting.woken(), [0], "it did not wait for anything");
+
+        let mut together = Box::pin(noting.wakes(3).together());
+        future::poll_fn(|context| {
+            if noting.polls.fetch_add(1, Ordering::SeqCst) == 0 {
+                assert!(together.as_mut().poll(context).is_pending());
+                assert_eq!(noting.woken(), [0], "not while a task runs");
+                return Poll::Pending;
+            }
+            assert_eq!(noting.woken(), [0, 0, 1, 2], "all, with the task itself");
+            together.as_mut().poll(context)
+        })
+        .await;
+        assert_eq!(noting.polls.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn they_are_woken_though_who_would_have_waited_for_that_is_gone() {
+        let noting = Arc::<Noting>::default();
+        drop(noting.wakes(2).together());
+        assert_eq!(noting.woken(), [0, 1], "it had not begun");
+
+        let mut together = Box::pin(noting.wakes(2).together());
+        future::poll_fn(|context| {
+            assert!(together.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        drop(together);
+        tokio::task::yield_now().await;
+        assert_eq!(noting.woken(), [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn without_a_runtime_they_are_woken_at_once() {
+        let noting = Arc::<Noting>::default();
+        let mut together = pin!(noting.wakes(2).together());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(together.as_mut().poll(&mut context).is_pending());
+        assert_eq!(noting.woken(), [0, 1]);
+        assert!(together.poll(&mut context).is_ready());
+    }
+}
