@@ -64,8 +64,10 @@ impl Wake for Bundle {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use super::*;
+    use crate::clock::Clock;
 
     /// Who was woken, in their order, and how often the test's task was polled.
     #[derive(Default)]
@@ -101,7 +103,7 @@ mod tests {
         assert_eq!(noting.woken(), [0, 1, 2]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn several_are_woken_between_tasks_and_one_at_once() {
         let noting = Arc::<Noting>::default();
         let one = noting.wakes(1).together();
@@ -109,7 +111,9 @@ mod tests {
         assert_eq!(noting.woken(), [0]);
 
         let mut together = Box::pin(noting.wakes(3).together());
-        future::poll_fn(|context| {
+        let clock = Clock::start();
+        let began = clock.now();
+        let turns = future::poll_fn(|context| {
             if noting.polls.fetch_add(1, Ordering::SeqCst) == 0 {
                 assert!(together.as_mut().poll(context).is_pending());
                 assert_eq!(noting.woken(), [0], "not while a task runs");
@@ -117,8 +121,9 @@ mod tests {
             }
             assert_eq!(noting.woken(), [0, 0, 1, 2], "all, with the task itself");
             together.as_mut().poll(context)
-        })
-        .await;
+        });
+        tokio::time::timeout(Duration::from_secs(1), turns).await.expect("it goes on");
+        assert_eq!(clock.now(), began, "not for the limit's sake");
         assert_eq!(noting.polls.load(Ordering::SeqCst), 2);
     }
 
