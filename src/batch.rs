@@ -138,6 +138,11 @@ impl<T> Batch<T> {
         self.usual_bytes
     }
 
+    /// How many usual messages wait.
+    pub(crate) fn usual_len(&self) -> usize {
+        self.usual.len()
+    }
+
     /// How many bytes wait, large values included.
     pub(crate) fn bytes(&self) -> usize {
         self.usual_bytes + self.large_bytes
@@ -167,7 +172,7 @@ impl<T> Batch<T> {
         if !self.is_ready() {
             return None;
         }
-        let mut frame = Vec::with_capacity(self.urgent.len() + self.usual.len() + 1);
+        let mut frame = Vec::with_capacity(self.urgent.len() + self.usual.len() + 2);
         // Room for one slice is kept, so that the rest cannot hold up large values for ever.
         let room = FRAME_BYTES - if self.may_slice() { SLICE_BYTES } else { 0 };
         let mut taken = 0;

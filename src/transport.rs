@@ -76,14 +76,13 @@ pub(crate) trait Handler: Send + Sync + 'static {
     }
 
     /// Answers many questions at once, in their order: what needs no wait, now. It may stop early, after at least one,
-    /// when what is answered now comes to more than `room` bytes of values (the last argument): the rest is asked for
-    /// again.
+    /// when what is answered now is all that there is `room` for (the last argument): the rest is asked for again.
     fn serve(
         self: Arc<Self>,
         sender: Option<&Arc<Sender>>,
         terms: &GetTerms,
         wanted: &[Wanted],
-        _room: usize,
+        _room: Room,
     ) -> Vec<Served> {
         let asked = wanted.iter().map(|Wanted { key, time_limit, max_age, after }| {
             let terms = GetTerms { time_limit: *time_limit, max_age: *max_age, ..terms.clone() };
@@ -109,6 +108,20 @@ pub(crate) struct Wanted {
     /// As in [`GetTerms`].
     pub(crate) max_age: Option<Duration>,
     pub(crate) after: After,
+}
+
+/// What there is room for of answers that are there at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// So many bytes of values; the last may be larger.
+    pub(crate) bytes: usize,
+    /// So many answers, where nothing else was asked for. Loads are begun together, as many as come, for a batch
+    /// loader's sake.
+    pub(crate) answers: usize,
+}
+
+impl Room {
+    pub(crate) const UNLIMITED: Self = Self { bytes: usize::MAX, answers: usize::MAX };
 }
 
 /// What became of a question of a peer's.

@@ -14,7 +14,7 @@ use crate::message::{Insert, Refusal, Scope};
 use crate::removals::Origin;
 use crate::stats::GroupStats;
 use crate::tags::TagHash;
-use crate::transport::{Served, Wanted};
+use crate::transport::{Room, Served, Wanted};
 
 /// How long a value lives, and after how long it is refreshed, if it has limits of its own.
 pub(crate) type Limits = (Option<Duration>, Option<Duration>);
@@ -27,9 +27,8 @@ pub(crate) trait Serve: Send + Sync {
     fn schema(&self) -> u32;
 
     /// Serves keys as their owner, whatever the placement says: from the cache, at once, or by a load on this node.
-    /// Never forwards. Stops early, after at least one key, when the values served at once come to more than `room`
-    /// bytes.
-    fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served>;
+    /// Never forwards. Stops early, after at least one key, when what is served at once is all that there is `room` for.
+    fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: Room) -> Vec<Served>;
 
     /// Voids the flights that have begun and drops the entries, as a removal says.
     fn take_out(&self, scope: &Scope);

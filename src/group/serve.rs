@@ -22,7 +22,7 @@ use crate::shards::{Asked, Demand};
 use crate::stats::{GroupStats, Tally};
 use crate::tags::TagHash;
 use crate::time::Moment;
-use crate::transport::{Served, Wanted};
+use crate::transport::{Room, Served, Wanted};
 
 use super::inner::Inner;
 use super::load::Boarded;
@@ -36,7 +36,7 @@ impl<V: Value> Serve for Serving<V> {
         self.0.config.schema
     }
 
-    fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served> {
+    fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: Room) -> Vec<Served> {
         self.0.serve(wanted, nested, room)
     }
 
@@ -65,7 +65,7 @@ impl<V: Value> Serve for Serving<V> {
 
 impl<V: Value> Inner<V> {
     /// What is in the cache is answered at once; the rest is boarded together, for a batch loader's sake.
-    fn serve(self: &Arc<Self>, wanted: &[Wanted], nested: bool, room: usize) -> Vec<Served> {
+    fn serve(self: &Arc<Self>, wanted: &[Wanted], nested: bool, room: Room) -> Vec<Served> {
         let (received, view) = (self.now(), self.context.peers.view_owned());
         if !self.context.pulse.is_trusted(received) {
             return wanted.iter().map(|wanted| self.serve_when_trusted(wanted.clone(), nested, received)).collect();
@@ -73,7 +73,7 @@ impl<V: Value> Inner<V> {
         let since = self.shards.tags().now();
         let (mut served, mut missing, mut bytes) = (Vec::with_capacity(wanted.len()), Vec::new(), 0);
         for Wanted { key, time_limit, max_age, after } in wanted {
-            if bytes > room {
+            if bytes > room.bytes || (missing.is_empty() && served.len() >= room.answers.max(1)) {
                 break;
             }
             let key = KeyRef::new(key);
@@ -111,7 +111,7 @@ impl<V: Value> Inner<V> {
         let answer = async move {
             group.context.until_trusted().await;
             let late = group.now().since(received);
-            let answer = match group.serve(std::slice::from_ref(&wanted), nested, usize::MAX).pop() {
+            let answer = match group.serve(std::slice::from_ref(&wanted), nested, Room::UNLIMITED).pop() {
                 Some(Served::Now(answer)) => answer,
                 Some(Served::Later(answer)) => answer.await,
                 None => Err(Refusal::new(RefusalKind::Invalid, "there is no answer")),
@@ -306,4 +306,53 @@ fn copy_of<V>(landed: &Landed<V>, grace: Duration, value: Bytes, now: Moment) ->
 
 fn draining() -> Refusal {
     Refusal::new(RefusalKind::Draining, "the node is shutting down")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::Node;
+    use crate::error::BoxError;
+
+    /// How many keys are served in one go, of which so many at once.
+    async fn served(group: &crate::Group<Bytes>, keys: &[&'static str], answers: usize) -> (usize, usize) {
+        let wanted = |key: &&'static str| Wanted {
+            key: Bytes::from_static(key.as_bytes()),
+            time_limit: Duration::MAX,
+            max_age: None,
+            after: After::default(),
+        };
+        let wanted: Vec<_> = keys.iter().map(wanted).collect();
+        let room = Room { answers, ..Room::UNLIMITED };
+        let (mut count, mut at_once, mut later) = (0, 0, Vec::new());
+        for served in group.inner.serve(&wanted, false, room) {
+            count += 1;
+            match served {
+                Served::Now(answer) => at_once += usize::from(answer.is_ok()),
+                Served::Later(answer) => later.push(answer),
+            }
+        }
+        assert!(futures::future::join_all(later).await.iter().all(Result::is_ok));
+        (count, at_once)
+    }
+
+    #[tokio::test]
+    async fn hits_stop_where_there_is_no_more_room_and_loads_are_asked_for_together() {
+        let calls: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let called = Arc::clone(&calls);
+        let loader = move |keys: Vec<Key>| {
+            called.lock().unwrap().push(keys.len());
+            async move { Ok::<_, BoxError>(keys.into_iter().map(|key| (key, Bytes::new())).collect::<Vec<_>>()) }
+        };
+        let node = Node::local();
+        let group = node.group("g").batch_loader(10, loader).build().unwrap();
+        assert_eq!(served(&group, &["a", "b", "c"], 1).await, (3, 0), "these have to be loaded");
+        assert_eq!(served(&group, &["a", "b", "c"], 2).await, (2, 2));
+        assert_eq!(served(&group, &["a", "b", "c"], 0).await, (1, 1), "one at least");
+        assert_eq!(served(&group, &["a", "d", "b", "e"], 1).await, (1, 1));
+        assert_eq!(served(&group, &["d", "b", "e"], 1).await, (3, 1));
+        assert_eq!(*calls.lock().unwrap(), [3, 2], "as few calls as without a limit");
+    }
 }

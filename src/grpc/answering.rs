@@ -29,7 +29,7 @@ use crate::coherence::Presence;
 use crate::error::Error;
 use crate::key::Key;
 use crate::message::{Answer, GetTerms, Outcome, Refusal, RefusalKind, Reply, Request, Sender};
-use crate::transport::{Handler, Served, Wanted};
+use crate::transport::{Handler, Room, Served, Wanted};
 use crate::wire::frames::{AnswerItem, AskFrame, Gets, ITEM_BYTES, Question, Response, call_in};
 use crate::wire::{check_size, proto};
 
@@ -39,6 +39,12 @@ const MOST_WAITING: usize = 16_384;
 /// So many questions of one stream may wait to be looked at, because large values before them wait to be sent; more
 /// than a peer of ours has under way.
 const MOST_IN_BACKLOG: usize = 1 << 16;
+
+/// Fewer answers than this are not worth a frame of their own, while there are more.
+const FEW: usize = 8;
+
+/// Where more than this is under way, both sides have work in any case, and more frames are only more to do.
+const MANY: usize = 96;
 
 /// While so many large values are being sent, no more answers are looked for or taken from loads: some may be as large.
 const MOST_LARGE: usize = 64;
@@ -61,6 +67,9 @@ pub(super) struct Answers {
     /// Of the questions that wait, how to give each up.
     aborts: HashMap<u64, AbortHandle>,
     batch: Batch<AnswerItem>,
+    /// So many answers are a frame's worth, even if it has room for more: so that the other side has work while this one
+    /// goes on.
+    enough: usize,
     /// Whether the last poll cut a frame.
     has_cut: bool,
     /// Calls whose values come in slices, and those that are refused once theirs have come: until then the id is the
@@ -117,6 +126,8 @@ impl Answers {
             calls: FuturesUnordered::new(),
             aborts: HashMap::new(),
             batch: Batch::default(),
+            // Until the other side says what is under way.
+            enough: usize::MAX,
             has_cut: false,
             inserts: Assembly::default(),
         }
@@ -126,6 +137,9 @@ impl Answers {
         if let Some(sender) = frame.sender {
             self.presence = self.handler.meet(&sender);
             self.sender = Some(sender);
+        }
+        if frame.under_way > 0 {
+            self.enough = enough_of(frame.under_way);
         }
         // First: an id that is given up may be used again in the same frame, if its response has crossed with that.
         self.give_up(frame.cancelled);
@@ -217,7 +231,10 @@ impl Answers {
 
     /// Looks at questions, as many as there is room for their answers.
     fn look_at(&mut self, section: &mut Section) {
-        let room = FRAME_BYTES.saturating_sub(self.batch.usual_bytes());
+        let room = Room {
+            bytes: FRAME_BYTES.saturating_sub(self.batch.usual_bytes()),
+            answers: self.enough.saturating_sub(self.batch.usual_len()),
+        };
         let wanted = &section.wanted[section.looked_at..];
         let served = Arc::clone(&self.handler).serve(self.sender.as_ref(), &section.terms, wanted, room);
         let ids = section.looked_at..section.looked_at + served.len();
@@ -297,6 +314,11 @@ impl Answers {
         self.batch.usual_bytes() < FRAME_BYTES && self.batch.large_values() < MOST_LARGE
     }
 
+    /// Whether there is a frame's worth of answers.
+    fn has_frame(&self) -> bool {
+        self.batch.usual_bytes() >= FRAME_BYTES || self.batch.usual_len() >= self.enough
+    }
+
     /// Does what can be done until there is a frame's worth of answers.
     fn progress(&mut self, cx: &mut Context<'_>) -> Result<(), Refusal> {
         loop {
@@ -312,7 +334,7 @@ impl Answers {
                     self.send(response);
                 }
             }
-            if self.batch.usual_bytes() >= FRAME_BYTES {
+            if self.has_frame() {
                 return Ok(());
             }
             if self.has_room()
@@ -337,6 +359,15 @@ impl Answers {
         }
     }
 
+    /// Has the runtime go round once, if a frame has been cut: it leaves meanwhile.
+    fn lets_leave(&mut self, cx: &Context<'_>) -> bool {
+        let has_cut = mem::replace(&mut self.has_cut, false);
+        if has_cut {
+            cx.waker().wake_by_ref();
+        }
+        has_cut
+    }
+
     /// Whether nothing more can leave: large values wait for credit, which comes from who has ended its side, and
     /// whatever else there may be waits for them.
     fn is_stuck(&self) -> bool {
@@ -355,14 +386,18 @@ impl Stream for Answers {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.is_stopping = self.is_stopping || self.stopped.poll_unpin(cx).is_ready();
+        // The frame before leaves while there is more to look at,
+        if !self.backlog.is_empty() && self.lets_leave(cx) {
+            return Poll::Pending;
+        }
         if let Err(refusal) = self.progress(cx) {
             return Poll::Ready(Some(Err(status_of(&refusal))));
         }
-        // The frame before leaves while the next is made.
-        if mem::replace(&mut self.has_cut, false) && self.batch.is_ready() {
-            cx.waker().wake_by_ref();
+        // or at the latest before the next.
+        if self.batch.is_ready() && self.lets_leave(cx) {
             return Poll::Pending;
         }
+        self.has_cut = false;
         match self.batch.cut() {
             Some(frame) => {
                 self.has_cut = true;
@@ -379,6 +414,14 @@ impl Stream for Answers {
     }
 }
 
+/// How many answers are a frame's worth, with so much under way: half of it.
+fn enough_of(under_way: u64) -> usize {
+    match usize::try_from(under_way) {
+        Ok(count) if count <= MANY => (count / 2).max(FEW),
+        _ => usize::MAX,
+    }
+}
+
 fn failed(error: Error) -> Reply {
     Reply::Get(Answer { outcome: Outcome::Failed(error), held: Duration::ZERO })
 }
@@ -389,12 +432,67 @@ fn misbehaved(how: BadSlice) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Waker;
+
     use bytes::Bytes;
     use tonic::body::Body;
 
     use super::super::codec;
     use super::*;
     use crate::message::After;
+
+    /// Has every key at once, and counts those that it was asked for.
+    #[derive(Default)]
+    struct AtOnce(AtomicUsize);
+
+    impl Handler for AtOnce {
+        fn handle(&self, _: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
+            std::future::pending().boxed()
+        }
+
+        fn serve(self: Arc<Self>, _: Option<&Arc<Sender>>, _: &GetTerms, wanted: &[Wanted], room: Room) -> Vec<Served> {
+            let count = wanted.len().min(room.answers.max(1));
+            self.0.fetch_add(count, Ordering::SeqCst);
+            let not_found = || Ok(Answer { outcome: Outcome::NotFound, held: Duration::ZERO });
+            (0..count).map(|_| Served::Now(not_found())).collect()
+        }
+    }
+
+    /// What is seen of so many questions that are there at once, poll by poll: how many have been looked at by then, and
+    /// how many answers the frame has, if there is one.
+    fn polls(questions: u64, under_way: u64) -> Vec<(usize, Option<usize>)> {
+        let handler = Arc::new(AtOnce::default());
+        let asked = Streaming::new_empty(codec::Answering, Body::empty());
+        let mut answers =
+            Answers::new(asked, Arc::clone(&handler) as Arc<dyn Handler>, 1 << 20, CancellationToken::new());
+        let all: Vec<_> = (0..questions).map(|id| (id, 1)).collect();
+        take(&mut answers, AskFrame { gets: vec![gets(&all)], under_way, ..AskFrame::default() });
+        let mut seen = Vec::new();
+        loop {
+            let frame = match answers.poll_next_unpin(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(frame)) => Some(frame.expect("it keeps to the protocol").len()),
+                Poll::Ready(None) => return seen,
+                Poll::Pending => None,
+            };
+            seen.push((handler.0.load(Ordering::SeqCst), frame));
+            assert!(seen.len() < 100, "it goes on for ever: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn half_of_what_is_under_way_leaves_before_the_rest_is_looked_at() {
+        assert_eq!(polls(32, 32), [(16, Some(16)), (16, None), (32, Some(16))]);
+        assert_eq!(polls(20, 4), [(8, Some(8)), (8, None), (16, Some(8)), (16, None), (20, Some(4))], "not fewer");
+        assert_eq!(polls(96, 96)[0], (48, Some(48)));
+    }
+
+    #[test]
+    fn with_much_under_way_or_if_it_is_not_said_a_frame_takes_what_there_is() {
+        assert_eq!(polls(32, 0), [(32, Some(32))]);
+        assert_eq!(polls(97, 97), [(97, Some(97))]);
+        assert_eq!(polls(32, u64::MAX), [(32, Some(32))]);
+    }
 
     struct NeverAsked;
 

@@ -67,6 +67,9 @@ pub(super) struct Line {
 struct State {
     batch: Batch<AskItem>,
     under_way: Slab<UnderWay>,
+    /// About how many are under way at most at a time, of late: it falls by an eighth a frame. How many there are when a
+    /// frame is cut says less: callers who ask in groups are between two questions by then.
+    most: usize,
     /// Who was last said to speak.
     sender: Option<Arc<Sender>>,
     /// Wakes the body.
@@ -191,6 +194,15 @@ impl State {
         }
     }
 
+    /// Cuts the next frame, which says how much is under way at a time: the other side answers part by part.
+    fn cut(&mut self) -> Option<Vec<Part<AskItem>>> {
+        let mut frame = self.batch.cut()?;
+        let most = self.most.max(self.under_way.len());
+        self.most = most - most / 8;
+        frame.push(Part::Message(AskItem::UnderWay(most as u64)));
+        Some(frame)
+    }
+
     fn end(&mut self, id: u64) -> Option<UnderWay> {
         usize::try_from(id).ok().and_then(|id| self.under_way.try_remove(id))
     }
@@ -203,6 +215,7 @@ impl State {
         limit: usize,
         ended: &mut Vec<(Option<UnderWay>, Result<Reply, Refusal>)>,
     ) -> Result<(), Refusal> {
+        self.most = self.most.max(self.under_way.len());
         for response in frame.responses {
             if response.sliced > 0 {
                 begin(response, assembly, limit).map_err(misbehaved)?;
@@ -423,7 +436,7 @@ impl Stream for Frames {
                 return Poll::Pending;
             }
             state.turned = false;
-            return Poll::Ready(state.batch.cut());
+            return Poll::Ready(state.cut());
         }
         if state.over.is_some() {
             return Poll::Ready(None);

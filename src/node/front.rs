@@ -18,7 +18,7 @@ use crate::message::{
 };
 use crate::planted::{Bug, is_planted};
 use crate::removals::{Origin, Record, Span};
-use crate::transport::{Handler, Served, Wanted};
+use crate::transport::{Handler, Room, Served, Wanted};
 
 use super::core::Core;
 
@@ -56,7 +56,7 @@ impl Handler for Front {
         sender: Option<&Arc<Sender>>,
         terms: &GetTerms,
         wanted: &[Wanted],
-        room: usize,
+        room: Room,
     ) -> Vec<Served> {
         match self.let_in(sender.map(Arc::as_ref), terms) {
             // A client that is no node is not waited for by a load of this cluster: it stands in line as others do.
@@ -161,7 +161,7 @@ impl Front {
             Wanted { key, time_limit: terms.time_limit, max_age: terms.max_age, after }
         };
         let wanted: Vec<_> = keys.iter().map(wanted).collect();
-        let served = group.serve(&wanted, terms.nested && sender.is_some(), usize::MAX);
+        let served = group.serve(&wanted, terms.nested && sender.is_some(), Room::UNLIMITED);
         let answers = served.into_iter().map(async |served| match served {
             Served::Now(answer) => answer,
             Served::Later(answer) => answer.await,

@@ -25,8 +25,15 @@ pub(crate) enum AskItem {
     Sender(Arc<Sender>),
     Cancel(u64),
     Credit(u64),
+    /// About how many questions and calls wait for their responses at a time.
+    UnderWay(u64),
     Call(Box<proto::Call>),
-    Get { id: u64, terms: GetTerms, key: Key, after: After },
+    Get {
+        id: u64,
+        terms: GetTerms,
+        key: Key,
+        after: After,
+    },
 }
 
 impl AskItem {
@@ -76,6 +83,8 @@ pub(crate) struct AskFrame {
     pub(crate) calls: Vec<proto::Call>,
     pub(crate) gets: Vec<Gets>,
     pub(crate) slices: Vec<Slice>,
+    /// 0 if that is not said.
+    pub(crate) under_way: u64,
 }
 
 /// Questions for keys of one group.
@@ -118,6 +127,7 @@ pub(crate) fn encode_asks(frame: &[Part<AskItem>], buf: &mut impl BufMut) {
             Part::Message(AskItem::Sender(sender)) => put_message(1, &proto::Sender::from(&**sender), buf),
             Part::Message(AskItem::Cancel(id)) => Head::new().some_number(2, *id).put(buf),
             Part::Message(AskItem::Credit(bytes)) => Head::new().number(3, *bytes).put(buf),
+            Part::Message(AskItem::UnderWay(count)) => Head::new().number(7, *count).put(buf),
             Part::Message(AskItem::Call(call)) => put_message(4, &**call, buf),
             Part::Message(AskItem::Get { terms, .. }) => {
                 let others = rest.iter().take_while(|part| is_get_on(terms, part)).count();
@@ -134,7 +144,7 @@ pub(crate) fn encode_asks(frame: &[Part<AskItem>], buf: &mut impl BufMut) {
 pub(crate) fn encoded_asks_len(frame: &[Part<AskItem>]) -> usize {
     let len = |part: &Part<AskItem>| match part {
         Part::Message(AskItem::Sender(sender)) => nested_len(proto::Sender::from(&**sender).encoded_len()),
-        Part::Message(AskItem::Cancel(_) | AskItem::Credit(_)) => 16,
+        Part::Message(AskItem::Cancel(_) | AskItem::Credit(_) | AskItem::UnderWay(_)) => 16,
         Part::Message(AskItem::Call(call)) => nested_len(call.encoded_len()),
         Part::Message(AskItem::Get { terms, key, after, .. }) => terms.group.len() + key.len() + 64 + after_len(after),
         Part::Slice(slice) => slice_len(slice),
@@ -200,6 +210,7 @@ pub(crate) fn decode_asks(frame: &Bytes) -> Result<AskFrame, Refusal> {
     const CALL: u64 = bytes(4);
     const GETS: u64 = bytes(5);
     const SLICE: u64 = bytes(6);
+    const UNDER_WAY: u64 = number(7);
 
     let (mut read, mut parts) = (AskFrame::default(), Parts::default());
     let mut fields = Fields::new(frame, 0..frame.len());
@@ -213,7 +224,8 @@ pub(crate) fn decode_asks(frame: &Bytes) -> Result<AskFrame, Refusal> {
             CALL => read.calls.push(message_in(frame, fields.bytes()?)?),
             GETS => read.gets.push(gets_in(frame, fields.bytes()?, &mut parts)?),
             SLICE => read.slices.push(slice_in(frame, fields.bytes()?)?),
-            other => fields.skip(other, 6)?,
+            UNDER_WAY => read.under_way = fields.number()?,
+            other => fields.skip(other, 7)?,
         }
     }
     Ok(read)

@@ -59,6 +59,7 @@ fn asks() -> impl Strategy<Value = Part<AskItem>> {
         1 => Just(Part::Message(AskItem::Sender(sender()))),
         1 => any::<u64>().prop_map(|id| Part::Message(AskItem::Cancel(id))),
         1 => (1..1_u64 << 40).prop_map(|bytes| Part::Message(AskItem::Credit(bytes))),
+        1 => any::<u64>().prop_map(|count| Part::Message(AskItem::UnderWay(count))),
         1 => (any::<u64>(), bytes()).prop_map(|(id, bytes)| Part::Slice(Slice { id, bytes })),
     ]
 }
@@ -122,6 +123,7 @@ proptest! {
         let again = decode_asks(&generated.encode_to_vec().into()).unwrap();
         for read in [&by_hand, &again] {
             prop_assert_eq!(&read.cancelled, &generated.cancelled);
+            prop_assert_eq!(read.under_way, generated.under_way);
             prop_assert_eq!(read.sender.is_some(), generated.sender.is_some());
             prop_assert_eq!(&read.calls, &generated.calls);
             let slices = generated.slices.iter().map(|slice| Slice { id: slice.id, bytes: slice.bytes.clone() });
