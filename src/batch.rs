@@ -172,7 +172,7 @@ impl<T> Batch<T> {
         if !self.is_ready() {
             return None;
         }
-        let mut frame = Vec::with_capacity(self.urgent.len() + self.usual.len() + 2);
+        let mut frame = Vec::with_capacity(self.urgent.len() + self.usual.len() + 1);
         // Room for one slice is kept, so that the rest cannot hold up large values for ever.
         let room = FRAME_BYTES - if self.may_slice() { SLICE_BYTES } else { 0 };
         let mut taken = 0;

@@ -1,8 +1,9 @@
 //! The answering end of an exchange.
 //!
 //! [`Answers`] is the body of the response: polled for a frame, it reads what is asked, answers what needs no wait on
-//! the spot, and cuts the next frame from that. No task is spawned and none woken for a hit, and what the other side
-//! does not read stops what is read from it. What must hold:
+//! the spot, and cuts the next frame from that: with few questions under way, from half of them, so that the other side
+//! has work while the rest is looked at. No task is spawned and none woken for a hit, and what the other side does not
+//! read stops what is read from it. What must hold:
 //!
 //! - every question and every call gets one response, also one that makes no sense, and one that is given up;
 //! - what waits for a load holds up nothing else;

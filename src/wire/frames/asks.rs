@@ -25,15 +25,9 @@ pub(crate) enum AskItem {
     Sender(Arc<Sender>),
     Cancel(u64),
     Credit(u64),
-    /// About how many questions and calls wait for their responses at a time.
     UnderWay(u64),
     Call(Box<proto::Call>),
-    Get {
-        id: u64,
-        terms: GetTerms,
-        key: Key,
-        after: After,
-    },
+    Get { id: u64, terms: GetTerms, key: Key, after: After },
 }
 
 impl AskItem {
@@ -83,7 +77,7 @@ pub(crate) struct AskFrame {
     pub(crate) calls: Vec<proto::Call>,
     pub(crate) gets: Vec<Gets>,
     pub(crate) slices: Vec<Slice>,
-    /// 0 if that is not said.
+    /// About how many questions and calls wait for their responses at a time; 0 if that is not said.
     pub(crate) under_way: u64,
 }
 
