@@ -12,6 +12,7 @@
 //! It is plain state: who wakes whom, and what a message looks like as bytes, is the transport's business.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use bytes::{Bytes, BytesMut};
 
@@ -23,6 +24,9 @@ const FRAME_MESSAGES: usize = 256;
 /// make the first message in it wait for the last; a good deal less shows in the cost of each frame (wake-ups, system
 /// calls), which is what frames are there to share.
 pub(crate) const FRAME_BYTES: usize = FRAME_MESSAGES * (1024 + 128);
+
+/// What a frame has room for beside the messages that are expected in it.
+const FEW_MORE: usize = 4;
 
 /// A value of more bytes than this travels in slices, of this size.
 pub(crate) const SLICE_BYTES: usize = 64 << 10;
@@ -58,14 +62,64 @@ pub(crate) enum Part<T> {
 /// What waits to be sent.
 #[derive(Debug)]
 pub(crate) struct Batch<T> {
-    urgent: VecDeque<(T, usize)>,
-    usual: VecDeque<(T, usize)>,
+    urgent: Line<T>,
+    usual: Line<T>,
     large: VecDeque<Large<T>>,
     /// Of what is urgent and usual.
     usual_bytes: usize,
     /// Of what is left of the large values.
     large_bytes: usize,
     under_way: usize,
+}
+
+/// Messages in the order in which they leave, as the parts of a frame, so that a whole line can be one; and about how many
+/// bytes each has.
+#[derive(Debug)]
+struct Line<T> {
+    parts: VecDeque<Part<T>>,
+    bytes: VecDeque<usize>,
+}
+
+impl<T> Line<T> {
+    fn new() -> Self {
+        Self { parts: VecDeque::new(), bytes: VecDeque::new() }
+    }
+
+    fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    fn push(&mut self, message: T, bytes: usize) {
+        self.parts.push_back(Part::Message(message));
+        self.bytes.push_back(bytes);
+    }
+
+    /// All of it, as a frame. There is room for as many to come, and for a little more than that.
+    fn take(&mut self) -> Vec<Part<T>> {
+        self.bytes.clear();
+        let next = VecDeque::with_capacity(self.parts.len() + FEW_MORE);
+        mem::replace(&mut self.parts, next).into()
+    }
+
+    /// Takes messages into a frame while they fit.
+    fn take_while(&mut self, frame: &mut Vec<Part<T>>, mut fits: impl FnMut(usize, usize) -> bool) {
+        while self.bytes.front().is_some_and(|bytes| fits(frame.len(), *bytes)) {
+            self.bytes.pop_front();
+            frame.extend(self.parts.pop_front());
+        }
+    }
+
+    /// Takes out what is unwanted; says how many bytes are left.
+    fn take_back(&mut self, is_unwanted: &mut impl FnMut(&T) -> bool) -> usize {
+        let parts = mem::take(&mut self.parts).into_iter().zip(mem::take(&mut self.bytes));
+        let mut is_wanted = |part: &Part<T>| !matches!(part, Part::Message(message) if is_unwanted(message));
+        (self.parts, self.bytes) = parts.filter(|(part, _)| is_wanted(part)).unzip();
+        self.bytes.iter().sum()
+    }
 }
 
 /// A value that is sent in slices: the message that tells of it leaves with the first.
@@ -79,8 +133,8 @@ struct Large<T> {
 impl<T> Default for Batch<T> {
     fn default() -> Self {
         Self {
-            urgent: VecDeque::new(),
-            usual: VecDeque::new(),
+            urgent: Line::new(),
+            usual: Line::new(),
             large: VecDeque::new(),
             usual_bytes: 0,
             large_bytes: 0,
@@ -93,13 +147,13 @@ impl<T> Batch<T> {
     /// A message of about so many bytes.
     pub(crate) fn push(&mut self, message: T, bytes: usize) {
         self.usual_bytes += bytes;
-        self.usual.push_back((message, bytes));
+        self.usual.push(message, bytes);
     }
 
     /// A small message, of about so many bytes, that passes the others.
     pub(crate) fn push_urgent(&mut self, message: T, bytes: usize) {
         self.usual_bytes += bytes;
-        self.urgent.push_back((message, bytes));
+        self.urgent.push(message, bytes);
     }
 
     /// A message whose value follows in slices, which bear its id.
@@ -119,12 +173,8 @@ impl<T> Batch<T> {
 
     /// Takes messages back that have not been sent; says how many.
     pub(crate) fn take_back(&mut self, mut is_unwanted: impl FnMut(&T) -> bool) -> usize {
-        let (before, mut left) = (self.urgent.len() + self.usual.len(), 0);
-        for queue in [&mut self.urgent, &mut self.usual] {
-            queue.retain(|(message, _)| !is_unwanted(message));
-            left += queue.iter().map(|(_, bytes)| bytes).sum::<usize>();
-        }
-        self.usual_bytes = left;
+        let before = self.urgent.len() + self.usual.len();
+        self.usual_bytes = self.urgent.take_back(&mut is_unwanted) + self.usual.take_back(&mut is_unwanted);
         before - self.urgent.len() - self.usual.len()
     }
 
@@ -172,27 +222,35 @@ impl<T> Batch<T> {
         if !self.is_ready() {
             return None;
         }
-        let mut frame = Vec::with_capacity(self.urgent.len() + self.usual.len() + 1);
         // Room for one slice is kept, so that the rest cannot hold up large values for ever.
         let room = FRAME_BYTES - if self.may_slice() { SLICE_BYTES } else { 0 };
-        let mut taken = 0;
-        for queue in [&mut self.urgent, &mut self.usual] {
-            while frame.len() < FRAME_MESSAGES
-                && queue.front().is_some_and(|(_, bytes)| taken == 0 || taken + bytes <= room)
-            {
-                let Some((message, bytes)) = queue.pop_front() else { break };
-                taken += bytes;
-                frame.push(Part::Message(message));
-            }
-            if !queue.is_empty() {
-                break;
-            }
-        }
+        let (mut frame, mut taken) = self.cut_messages(room);
         self.usual_bytes -= taken;
         while self.may_slice() && taken + SLICE_BYTES <= FRAME_BYTES {
             taken += self.cut_slice(&mut frame);
         }
         Some(frame)
+    }
+
+    /// The messages of the next frame, and about how many bytes they are.
+    fn cut_messages(&mut self, room: usize) -> (Vec<Part<T>>, usize) {
+        // Most frames are all that there is, which then need not be moved.
+        if self.urgent.is_empty() && self.usual.len() <= FRAME_MESSAGES && self.usual_bytes <= room {
+            return (self.usual.take(), self.usual_bytes);
+        }
+        let mut frame = Vec::with_capacity((self.urgent.len() + self.usual.len()).min(FRAME_MESSAGES) + FEW_MORE);
+        let mut taken = 0;
+        for line in [&mut self.urgent, &mut self.usual] {
+            line.take_while(&mut frame, |len, bytes| {
+                let fits = len < FRAME_MESSAGES && (taken == 0 || taken + bytes <= room);
+                taken += if fits { bytes } else { 0 };
+                fits
+            });
+            if !line.is_empty() {
+                break;
+            }
+        }
+        (frame, taken)
     }
 
     /// The next slice of the value whose turn it is, and its message before the first. Says how long it is.

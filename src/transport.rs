@@ -75,16 +75,18 @@ pub(crate) trait Handler: Send + Sync + 'static {
         None
     }
 
-    /// Answers many questions at once, in their order: what needs no wait, now. It may stop early, after at least one,
-    /// when what is answered now is all that there is `room` for (the last argument): the rest is asked for again.
+    /// Answers many questions at once: what needs no wait, now. What becomes of each goes to `served`, with its place
+    /// among those that are `wanted`. It may stop early, after at least one, when what is answered now is all that there
+    /// is `room` for: the rest is asked for again. Says how many it has looked at, which are the first.
     fn serve(
         self: Arc<Self>,
         sender: Option<&Arc<Sender>>,
         terms: &GetTerms,
         wanted: &[Wanted],
         _room: Room,
-    ) -> Vec<Served> {
-        let asked = wanted.iter().map(|Wanted { key, time_limit, max_age, after }| {
+        served: &mut dyn FnMut(usize, Served),
+    ) -> usize {
+        for (at, Wanted { key, time_limit, max_age, after }) in wanted.iter().enumerate() {
             let terms = GetTerms { time_limit: *time_limit, max_age: *max_age, ..terms.clone() };
             let ask = Ask::Get(Get { terms, key: Key::new(key), after: after.clone() });
             let (handler, request) = (Arc::clone(&self), Request { sender: sender.cloned(), ask });
@@ -94,9 +96,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
                     _ => Err(Refusal::new(RefusalKind::Invalid, "the handler's reply is not of the request's kind")),
                 }
             };
-            Served::Later(answer.boxed())
-        });
-        asked.collect()
+            served(at, Served::Later(answer.boxed()));
+        }
+        wanted.len()
     }
 }
 

@@ -28,7 +28,13 @@ pub(crate) trait Serve: Send + Sync {
 
     /// Serves keys as their owner, whatever the placement says: from the cache, at once, or by a load on this node.
     /// Never forwards. Stops early, after at least one key, when what is served at once is all that there is `room` for.
-    fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: Room) -> Vec<Served>;
+    fn serve(
+        self: Arc<Self>,
+        wanted: &[Wanted],
+        nested: bool,
+        room: Room,
+        served: &mut dyn FnMut(usize, Served),
+    ) -> usize;
 
     /// Voids the flights that have begun and drops the entries, as a removal says.
     fn take_out(&self, scope: &Scope);

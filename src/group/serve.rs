@@ -36,8 +36,14 @@ impl<V: Value> Serve for Serving<V> {
         self.0.config.schema
     }
 
-    fn serve(self: Arc<Self>, wanted: &[Wanted], nested: bool, room: Room) -> Vec<Served> {
-        self.0.serve(wanted, nested, room)
+    fn serve(
+        self: Arc<Self>,
+        wanted: &[Wanted],
+        nested: bool,
+        room: Room,
+        served: &mut dyn FnMut(usize, Served),
+    ) -> usize {
+        self.0.serve(wanted, nested, room, served)
     }
 
     fn take_out(&self, scope: &Scope) {
@@ -65,43 +71,50 @@ impl<V: Value> Serve for Serving<V> {
 
 impl<V: Value> Inner<V> {
     /// What is in the cache is answered at once; the rest is boarded together, for a batch loader's sake.
-    fn serve(self: &Arc<Self>, wanted: &[Wanted], nested: bool, room: Room) -> Vec<Served> {
-        let (received, view) = (self.now(), self.context.peers.view_owned());
+    fn serve(
+        self: &Arc<Self>,
+        wanted: &[Wanted],
+        nested: bool,
+        room: Room,
+        served: &mut dyn FnMut(usize, Served),
+    ) -> usize {
+        let received = self.now();
         if !self.context.pulse.is_trusted(received) {
-            return wanted.iter().map(|wanted| self.serve_when_trusted(wanted.clone(), nested, received)).collect();
+            for (at, wanted) in wanted.iter().enumerate() {
+                served(at, self.serve_when_trusted(wanted.clone(), nested, received));
+            }
+            return wanted.len();
         }
         let since = self.shards.tags().now();
-        let (mut served, mut missing, mut bytes) = (Vec::with_capacity(wanted.len()), Vec::new(), 0);
-        for Wanted { key, time_limit, max_age, after } in wanted {
-            if bytes > room.bytes || (missing.is_empty() && served.len() >= room.answers.max(1)) {
+        let (mut looked_at, mut missing, mut bytes) = (0, Vec::new(), 0);
+        for (at, Wanted { key, time_limit, max_age, after }) in wanted.iter().enumerate() {
+            if bytes > room.bytes || (missing.is_empty() && at >= room.answers.max(1)) {
                 break;
             }
+            looked_at += 1;
             let key = KeyRef::new(key);
             if *after != After::default() {
                 self.carry(key, &after.removed, received);
                 if after.offered > 0 {
-                    served.push(Some(Served::Now(Ok(self.offered(after.offered, key)))));
+                    served(at, Served::Now(Ok(self.offered(after.offered, key))));
                     continue;
                 }
             }
             let oldest = max_age.map_or(Moment::START, |age| received.earlier(age));
-            match self.shards.look_encoded(key, view.place(key.hash), received) {
+            match self.shards.look_encoded(key, self.context.peers.place(key.hash), received) {
                 Some(asked) if asked.hit.told.born() >= oldest => {
                     // The clock is not read anew for each: what looking at those before it takes counts as the way.
                     let answer = self.answer_asked(key, asked, received);
                     bytes += answer.value_len();
-                    served.push(Some(Served::Now(Ok(answer))));
+                    served(at, Served::Now(Ok(answer)));
                 }
-                _ => {
-                    missing.push((served.len(), key.to_owned(), (*time_limit, oldest)));
-                    served.push(None);
-                }
+                _ => missing.push((at, key.to_owned(), (*time_limit, oldest))),
             }
         }
         if !missing.is_empty() {
-            self.serve_missing(missing, &mut served, nested, (received, since));
+            self.serve_missing(missing, served, nested, (received, since));
         }
-        served.into_iter().flatten().collect()
+        looked_at
     }
 
     /// This process has stood still, and is about to hear what it missed: then the key is served as ever.
@@ -111,7 +124,10 @@ impl<V: Value> Inner<V> {
         let answer = async move {
             group.context.until_trusted().await;
             let late = group.now().since(received);
-            let answer = match group.serve(std::slice::from_ref(&wanted), nested, Room::UNLIMITED).pop() {
+            let mut outcome = None;
+            group
+                .serve(std::slice::from_ref(&wanted), nested, Room::UNLIMITED, &mut |_, served| outcome = Some(served));
+            let answer = match outcome {
                 Some(Served::Now(answer)) => answer,
                 Some(Served::Later(answer)) => answer.await,
                 None => Err(Refusal::new(RefusalKind::Invalid, "there is no answer")),
@@ -121,11 +137,11 @@ impl<V: Value> Inner<V> {
         Served::Later(answer.boxed())
     }
 
-    /// Boards the loads of what is not in the cache, and fills in the places that were left for them.
+    /// Boards the loads of what is not in the cache.
     fn serve_missing(
         self: &Arc<Self>,
         missing: Vec<(usize, HashedKey, (Duration, Moment))>,
-        served: &mut [Option<Served>],
+        served: &mut dyn FnMut(usize, Served),
         nested: bool,
         (received, since): (Moment, u64),
     ) {
@@ -138,7 +154,7 @@ impl<V: Value> Inner<V> {
             let limit = if limit.is_zero() { self.config.timeout } else { limit };
             let outer = outer.clone();
             let passage = Passage { group: Arc::clone(self), key, oldest, since, outer, boarded: Some(boarded) };
-            served[at] = Some(Served::Later(Self::serve_later(passage, limit, received).boxed()));
+            served(at, Served::Later(Self::serve_later(passage, limit, received).boxed()));
         }
     }
 
@@ -154,12 +170,14 @@ impl<V: Value> Inner<V> {
             }),
             (None, _) => Ok(None),
         };
-        let landed = asked.hit.landed(asked.tagged);
         let outcome = match encoded {
             Ok(encoded) => {
-                tally.answered(&landed.source, encoded.is_some());
-                encoded
-                    .map_or(Outcome::NotFound, |value| Outcome::Value(copy_of(&landed, self.config.grace, value, now)))
+                tally.answered(&asked.hit.source(), encoded.is_some());
+                encoded.map_or(Outcome::NotFound, |value| {
+                    let copy = copy_of(value, asked.hit.told.life(), self.config.grace, now);
+                    let tags = asked.tagged.map_or_else(Vec::new, |tagged| tagged.tags().to_vec());
+                    Outcome::Value(Copy { tags, ..copy })
+                })
             }
             Err(error) => {
                 tally.failed(&error);
@@ -203,7 +221,11 @@ impl<V: Value> Inner<V> {
 
     fn to_outcome(&self, landed: &Landed<V>, now: Moment) -> Result<Outcome, Error> {
         let Some(value) = &landed.value else { return Ok(Outcome::NotFound) };
-        Ok(Outcome::Value(copy_of(landed, self.config.grace, self.encode(value)?, now)))
+        Ok(Outcome::Value(Copy {
+            loaded: landed.source == Source::Loader,
+            tags: landed.tagged.as_ref().map_or_else(Vec::new, |tagged| tagged.tags().to_vec()),
+            ..copy_of(self.encode(value)?, landed.life, self.config.grace, now)
+        }))
     }
 
     /// Applies what a question carries to its key, unless it has been.
@@ -289,18 +311,18 @@ fn told_as_of<V>(landed: &Landed<V>, received: Moment, now: Moment) -> Moment {
     if landed.failed.is_some() { now } else { now.min(landed.life.hard.max(received)) }
 }
 
-/// A value as it is told to a peer; `grace` is the group's.
-fn copy_of<V>(landed: &Landed<V>, grace: Duration, value: Bytes, now: Moment) -> Copy {
-    let grace = landed.life.grace.then_some(grace);
-    let Lifespan { born, soft, hard, .. } = landed.life;
+/// A value of this life as it is told to a peer, from the cache and without tags; `grace` is the group's.
+fn copy_of(value: Bytes, life: Lifespan, grace: Duration, now: Moment) -> Copy {
+    let grace = life.grace.then_some(grace);
+    let Lifespan { born, soft, hard, .. } = life;
     Copy {
         value,
         age: now.since(born),
         left: hard.left(now),
         until_refresh: if soft < hard { soft.left(now) } else { None },
         grace: grace.map_or(Duration::ZERO, |grace| (hard + grace).since(hard.max(now))),
-        loaded: landed.source == Source::Loader,
-        tags: landed.tagged.as_ref().map_or_else(Vec::new, |tagged| tagged.tags().to_vec()),
+        loaded: false,
+        tags: Vec::new(),
     }
 }
 
@@ -326,14 +348,16 @@ mod tests {
         };
         let wanted: Vec<_> = keys.iter().map(wanted).collect();
         let room = Room { answers, ..Room::UNLIMITED };
-        let (mut count, mut at_once, mut later) = (0, 0, Vec::new());
-        for served in group.inner.serve(&wanted, false, room) {
-            count += 1;
+        let (mut places, mut at_once, mut later) = (Vec::new(), 0, Vec::new());
+        let count = group.inner.serve(&wanted, false, room, &mut |at, served| {
+            places.push(at);
             match served {
                 Served::Now(answer) => at_once += usize::from(answer.is_ok()),
                 Served::Later(answer) => later.push(answer),
             }
-        }
+        });
+        places.sort_unstable();
+        assert_eq!(places, (0..count).collect::<Vec<_>>(), "what has been looked at is served once");
         assert!(futures::future::join_all(later).await.iter().all(Result::is_ok));
         (count, at_once)
     }

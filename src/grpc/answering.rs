@@ -236,11 +236,10 @@ impl Answers {
             bytes: FRAME_BYTES.saturating_sub(self.batch.usual_bytes()),
             answers: self.enough.saturating_sub(self.batch.usual_len()),
         };
-        let wanted = &section.wanted[section.looked_at..];
-        let served = Arc::clone(&self.handler).serve(self.sender.as_ref(), &section.terms, wanted, room);
-        let ids = section.looked_at..section.looked_at + served.len();
-        for (at, served) in ids.zip(served) {
-            let id = section.ids[at];
+        let (handler, sender) = (Arc::clone(&self.handler), self.sender.clone());
+        let (ids, wanted) = (&section.ids[section.looked_at..], &section.wanted[section.looked_at..]);
+        section.looked_at += handler.serve(sender.as_ref(), &section.terms, wanted, room, &mut |at, served| {
+            let id = ids[at];
             match served {
                 Served::Now(answer) => self.respond(id, answer.map(Reply::Get)),
                 Served::Later(_) if self.waiting.len() >= MOST_WAITING => self.respond(id, Ok(failed(Error::Busy))),
@@ -250,8 +249,7 @@ impl Answers {
                     self.aborts.insert(id, abort);
                 }
             }
-            section.looked_at += 1;
-        }
+        });
     }
 
     fn wait(&mut self, response: impl Future<Output = Response> + Send + 'static) -> AbortHandle {
@@ -452,11 +450,19 @@ mod tests {
             std::future::pending().boxed()
         }
 
-        fn serve(self: Arc<Self>, _: Option<&Arc<Sender>>, _: &GetTerms, wanted: &[Wanted], room: Room) -> Vec<Served> {
+        fn serve(
+            self: Arc<Self>,
+            _: Option<&Arc<Sender>>,
+            _: &GetTerms,
+            wanted: &[Wanted],
+            room: Room,
+            served: &mut dyn FnMut(usize, Served),
+        ) -> usize {
             let count = wanted.len().min(room.answers.max(1));
             self.0.fetch_add(count, Ordering::SeqCst);
             let not_found = || Ok(Answer { outcome: Outcome::NotFound, held: Duration::ZERO });
-            (0..count).map(|_| Served::Now(not_found())).collect()
+            (0..count).for_each(|at| served(at, Served::Now(not_found())));
+            count
         }
     }
 

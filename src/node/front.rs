@@ -57,13 +57,15 @@ impl Handler for Front {
         terms: &GetTerms,
         wanted: &[Wanted],
         room: Room,
-    ) -> Vec<Served> {
+        served: &mut dyn FnMut(usize, Served),
+    ) -> usize {
         match self.let_in(sender.map(Arc::as_ref), terms) {
             // A client that is no node is not waited for by a load of this cluster: it stands in line as others do.
-            Ok(group) => group.serve(wanted, terms.nested && sender.is_some(), room),
+            Ok(group) => group.serve(wanted, terms.nested && sender.is_some(), room, served),
             Err(refusal) => {
                 self.complain(sender.map(Arc::as_ref), &refusal);
-                wanted.iter().map(|_| Served::Now(Err(refusal.clone()))).collect()
+                (0..wanted.len()).for_each(|at| served(at, Served::Now(Err(refusal.clone()))));
+                wanted.len()
             }
         }
     }
@@ -161,8 +163,10 @@ impl Front {
             Wanted { key, time_limit: terms.time_limit, max_age: terms.max_age, after }
         };
         let wanted: Vec<_> = keys.iter().map(wanted).collect();
-        let served = group.serve(&wanted, terms.nested && sender.is_some(), Room::UNLIMITED);
-        let answers = served.into_iter().map(async |served| match served {
+        let mut all: Vec<_> = wanted.iter().map(|_| None).collect();
+        let nested = terms.nested && sender.is_some();
+        group.serve(&wanted, nested, Room::UNLIMITED, &mut |at, served| all[at] = Some(served));
+        let answers = all.into_iter().flatten().map(async |served| match served {
             Served::Now(answer) => answer,
             Served::Later(answer) => answer.await,
         });
