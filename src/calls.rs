@@ -89,7 +89,9 @@ async fn answer_all(reply: BoxFuture<'static, Result<Reply, CallError>>, askers:
     };
     let mut wakes = Wakes::default();
     match outcome {
-        Ok(answers) => askers.into_iter().zip(answers).for_each(|(asker, answer)| asker.take(Ok(answer), &mut wakes)),
+        Ok(mut answers) => {
+            askers.into_iter().zip(&mut answers).for_each(|(asker, answer)| asker.take(Ok(answer), &mut wakes));
+        }
         Err(error) => askers.into_iter().for_each(|asker| asker.take(Err(error.clone()), &mut wakes)),
     }
 }

@@ -275,22 +275,20 @@ impl<V: Clone> Wait<V> {
     pub(crate) fn poll_landing(&mut self, context: &mut Context<'_>) -> Poll<Landing<V>> {
         let landing = {
             let mut state = self.flight.state();
-            let landing = match &state.outcome {
-                Outcome::Shared(landing) if state.awaited > 1 => Outcome::Shared(Arc::clone(landing)),
-                _ => mem::replace(&mut state.outcome, Outcome::None),
-            };
-            if matches!(landing, Outcome::None) {
+            if matches!(state.outcome, Outcome::None) {
                 state.sleepers.note(&mut self.place, context.waker());
                 return Poll::Pending;
             }
             state.awaited -= 1;
             self.waits = false;
-            landing
-        };
-        let landing = match landing {
-            Outcome::Sole(landing) => return Poll::Ready(landing),
-            Outcome::Shared(landing) => landing,
-            Outcome::None => return Poll::Pending,
+            match &state.outcome {
+                Outcome::Shared(landing) if state.awaited > 0 => Arc::clone(landing),
+                _ => match mem::replace(&mut state.outcome, Outcome::None) {
+                    Outcome::Sole(landing) => return Poll::Ready(landing),
+                    Outcome::Shared(landing) => landing,
+                    Outcome::None => return Poll::Pending,
+                },
+            }
         };
         // Whoever is the last to have it takes it, and spares the clone.
         Poll::Ready(Arc::try_unwrap(landing).unwrap_or_else(|landing| (*landing).clone()))

@@ -1,5 +1,6 @@
 //! What nodes say to each other, as plain words. How it looks on the wire is `wire/`'s business.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,6 +178,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Takes it out of where it lies.
+    pub(crate) fn take(&mut self) -> Self {
+        Self { outcome: mem::replace(&mut self.outcome, Outcome::NotFound), held: self.held }
+    }
+
     /// How many bytes its value has, if it is one.
     pub(crate) fn value_len(&self) -> usize {
         match &self.outcome {

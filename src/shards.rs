@@ -312,7 +312,7 @@ impl<V: Value> Shards<V> {
         let over = Over::of(place, is_held, past_soft.as_ref());
         let tagged = past_soft.as_ref().and_then(|_| shard.tagged(key));
         let flights = shard.flights(kind);
-        if kind == Kind::Fetch {
+        if kind == Kind::Fetch && demand.oldest > Moment::START {
             flights.void_unless(key, demand.oldest);
         }
         // A fetch does not queue: it begins with its message, which is about to be sent.

@@ -164,7 +164,7 @@ impl GetCounters {
 }
 
 /// Counts one get exactly once, however it ends: a caller that goes away drops this, and is counted as abandoned.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use]
 pub(crate) struct Tally<'a>(Option<&'a GetCounters>);
 

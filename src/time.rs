@@ -99,7 +99,9 @@ pub(crate) struct Latest(AtomicU64);
 
 impl Latest {
     pub(crate) fn raise(&self, moment: Moment) {
-        self.0.fetch_max(moment.0, Ordering::SeqCst);
+        if self.get() < moment {
+            self.0.fetch_max(moment.0, Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn get(&self) -> Moment {

@@ -60,9 +60,10 @@ pub(crate) trait Asker: Send + Sync + 'static {
     /// no use any more is given up, with [`CallError::GivenUp`].
     fn patience(&self) -> Option<Duration>;
 
-    /// Here it is. Called by whoever brings the answer, who brings others too: whatever takes long has to be done
-    /// elsewhere, and whom the answers wake is woken when all have been brought.
-    fn take(self: Box<Self>, answer: Result<Answer, CallError>, wakes: &mut Wakes);
+    /// Here it is, to be taken out of where it lies: answers come many at a time, and are too large to be passed from
+    /// hand to hand. Called by whoever brings them, so whatever takes long has to be done elsewhere, and whom they wake
+    /// is woken when all have been brought.
+    fn take(self: Box<Self>, answer: Result<&mut Answer, CallError>, wakes: &mut Wakes);
 }
 
 /// Answers what other nodes ask.

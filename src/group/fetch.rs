@@ -142,18 +142,19 @@ impl<V: Value> Asker for Fetch<V> {
         (!left.is_zero() && is_wanted).then_some(left)
     }
 
-    fn take(self: Box<Self>, answer: Result<Answer, CallError>, wakes: &mut Wakes) {
+    fn take(self: Box<Self>, answer: Result<&mut Answer, CallError>, wakes: &mut Wakes) {
         // The user's code is in this: a codec, a clone. What panics drops its lead, which fails that key and no other.
         let _ = catch_unwind(AssertUnwindSafe(|| self.take_answer(answer, wakes)));
     }
 }
 
 impl<V: Value> Fetch<V> {
-    fn take_answer(self, answer: Result<Answer, CallError>, wakes: &mut Wakes) {
+    fn take_answer(self, answer: Result<&mut Answer, CallError>, wakes: &mut Wakes) {
         match answer {
             Ok(answer) if answer.value_len() > DECODED_ASIDE => {
-                let group = Arc::clone(&self.group);
-                group.context.tasks.work(Work::Fetch, async move { self.land_answer(answer, &mut Wakes::default()) });
+                let (group, mut answer) = (Arc::clone(&self.group), answer.take());
+                let landing = async move { self.land_answer(&mut answer, &mut Wakes::default()) };
+                group.context.tasks.work(Work::Fetch, landing);
             }
             Ok(answer) => self.land_answer(answer, wakes),
             Err(error) => self.land_unanswered(&error, wakes),
@@ -161,18 +162,18 @@ impl<V: Value> Fetch<V> {
     }
 
     /// Lands a key that has an answer. If that does not decode, the key is loaded here.
-    fn land_answer(self, answer: Answer, wakes: &mut Wakes) {
+    fn land_answer(self, answer: &mut Answer, wakes: &mut Wakes) {
         let Self { group, trip, lead } = self;
         // What was not spent at the peer was spent on the way, and the copy aged on it.
         let now = group.now();
         let way = now.since(trip.sent).saturating_sub(answer.held);
         trip.peer().note_way(way);
         trip.record("answered");
-        let (peer, age) = (trip.peer().name(), age_of(&answer));
-        match answer.outcome {
+        let peer = trip.peer().name();
+        match &mut answer.outcome {
             Outcome::Value(copy) => match group.receive(peer, copy, now.earlier(way), &lead) {
                 Ok((mut landed, keep)) => {
-                    if trip.is_heeded(age, answer.held) {
+                    if trip.is_heeded(copy.age, answer.held) {
                         // What was born no earlier than that was not, however long the way may have been.
                         landed.life.born = landed.life.born.max(trip.demand().oldest);
                     }
@@ -190,7 +191,7 @@ impl<V: Value> Fetch<V> {
                 let none = group.none_at(peer, lead.since());
                 group.land_fetch(lead, Ok(none), None, wakes);
             }
-            Outcome::Failed(error) => group.land_fetch(lead, Err(error), None, wakes),
+            Outcome::Failed(error) => group.land_fetch(lead, Err(mem::replace(error, Error::Closed)), None, wakes),
         }
     }
 
@@ -231,7 +232,7 @@ impl<V: Value> Inner<V> {
     /// brings them lands them.
     pub(super) fn start_fetch(
         self: &Arc<Self>,
-        view: Arc<View>,
+        view: &Arc<View>,
         (node, role): (usize, Role),
         leads: impl ExactSizeIterator<Item = Lead<V>>,
         terms: Terms,
@@ -242,7 +243,7 @@ impl<V: Value> Inner<V> {
 
     fn embark(
         self: &Arc<Self>,
-        view: Arc<View>,
+        view: &Arc<View>,
         (node, role): (usize, Role),
         leads: impl ExactSizeIterator<Item = Lead<V>>,
         terms: Terms,
@@ -268,12 +269,12 @@ impl<V: Value> Inner<V> {
             Arc::new(Extras { _work: UnderWay::new(self, true), outer, demand, span, unserved })
         });
         let node = u32::try_from(node).unwrap_or(u32::MAX);
-        let mut trip = Trip { view, node, role, started, until, sent, extras };
+        let mut trip = Trip { view: Arc::clone(view), node, role, started, until, sent, extras };
         if role == Role::StandIn {
             self.fetches.stood_in.add(leads.len() as u64);
         }
         if may_be_asked {
-            return trip.ask(self, leads);
+            return trip.ask(self, peer, leads);
         }
         let leads: Vec<_> = leads.collect();
         let group = Arc::clone(self);
@@ -282,7 +283,10 @@ impl<V: Value> Inner<V> {
             match tokio::time::timeout(left, trip.peer().until_tried()).await {
                 Ok(()) => {
                     trip.sent = group.now();
-                    trip.ask(&group, leads.into_iter());
+                    let view = Arc::clone(&trip.view);
+                    if let Some(peer) = view.peer(trip.node as usize) {
+                        trip.ask(&group, peer, leads.into_iter());
+                    }
                 }
                 Err(_) => land_all(leads, &Error::Timeout { limit: trip.limit() }),
             }
@@ -302,14 +306,14 @@ impl<V: Value> Inner<V> {
     fn receive(
         &self,
         peer: &NodeName,
-        copy: Copy,
+        copy: &mut Copy,
         at: Moment,
         lead: &Lead<V>,
     ) -> Result<(Landed<V>, Option<Keep>), Error> {
         let lasts = copy.left != Some(Duration::ZERO) && copy.until_refresh != Some(Duration::ZERO);
         let keep = lasts && self.config.hot_share > 0.0 && (lead.succeeds() || clock::dice() * KEEP_ONE_IN < 1.0);
         // What is kept is copied first: a slice would keep the whole message that it came in alive.
-        let bytes = if keep { Bytes::copy_from_slice(&copy.value) } else { copy.value };
+        let bytes = if keep { Bytes::copy_from_slice(&copy.value) } else { mem::take(&mut copy.value) };
         let tagged = if is_planted(Bug::TagsStayHome) { None } else { Tagged::new(lead.since(), &copy.tags) };
         let (value, weight) = self.decode(bytes)?;
         let end = |left: Option<Duration>| left.map_or(Moment::NEVER, |left| at + left);
@@ -349,8 +353,7 @@ impl<V: Value> Inner<V> {
             }
         }
         for (node, leads) in there {
-            let (view, terms) = (Arc::clone(&trip.view), trip.terms());
-            self.embark(view, (node, Role::StandIn), leads.into_iter(), terms, trip.started, self.now());
+            self.embark(&trip.view, (node, Role::StandIn), leads.into_iter(), trip.terms(), trip.started, self.now());
         }
         if !here.is_empty() {
             self.load_instead_aside(here, trip.terms());
@@ -424,7 +427,8 @@ impl<V: Value> Trip<V> {
         self.view.peer(self.node as usize).map_or_else(|| unreachable!("a trip leads to a peer"), Arc::as_ref)
     }
 
-    fn ask(&self, group: &Arc<Inner<V>>, leads: impl ExactSizeIterator<Item = Lead<V>>) {
+    /// Asks the peer that it leads to.
+    fn ask(self, group: &Arc<Inner<V>>, peer: &Peer, leads: impl ExactSizeIterator<Item = Lead<V>>) {
         group.fetches.messages.one();
         group.fetches.keys.add(leads.len() as u64);
         let terms = GetTerms {
@@ -434,20 +438,22 @@ impl<V: Value> Trip<V> {
             nested: self.extras.as_ref().is_some_and(|extras| extras.outer.is_some()),
             max_age: self.max_age(),
         };
+        let counts = self.extras.is_none();
+        let (mut left, mut trip) = (leads.len(), Some(self));
         let mut questions = leads.map(|lead| {
             let key = lead.key().key.clone();
             // Looked for now that the flight has begun: a removal that is applied from here on voids it.
             let coherence = &group.context.coherence;
             let is_loud = coherence.is_loud() && !is_planted(Bug::RemovalStaysHome);
-            let removed = if is_loud { coherence.covering(&group.name, &key, &self.peer().run()) } else { Vec::new() };
+            let removed = if is_loud { coherence.covering(&group.name, &key, &peer.run()) } else { Vec::new() };
             let after = After { removed, offered: 0 };
-            Question {
-                key,
-                after,
-                asker: Box::new(Fetch { group: UnderWay::new(group, self.extras.is_none()), trip: self.clone(), lead }),
-            }
+            // The last takes it along; most are the last.
+            left -= 1;
+            let trip = if left == 0 { trip.take() } else { trip.clone() };
+            let trip = trip.unwrap_or_else(|| unreachable!("there are no more leads than there were"));
+            Question { key, after, asker: Box::new(Fetch { group: UnderWay::new(group, counts), trip, lead }) }
         });
-        self.peer().ask(group.context.peers.sender(), terms, &mut questions);
+        peer.ask(group.context.peers.sender(), terms, &mut questions);
     }
 
     fn record(&self, outcome: &'static str) {
@@ -480,13 +486,6 @@ impl<V: Value> Trip<V> {
 impl<V: Value> Extras<V> {
     fn unserved(&self) -> MutexGuard<'_, Vec<(Next, Lead<V>)>> {
         self.unserved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn age_of(answer: &Answer) -> Duration {
-    match &answer.outcome {
-        Outcome::Value(copy) => copy.age,
-        _ => Duration::ZERO,
     }
 }
 

@@ -310,7 +310,7 @@ impl<V: Value> Inner<V> {
         }
         let terms = self.terms(limit, inside, Demand::NONE);
         for (to, leads) in fetches {
-            self.start_fetch(Arc::clone(&view), to, leads.into_iter(), terms.clone(), now);
+            self.start_fetch(&view, to, leads.into_iter(), terms.clone(), now);
         }
     }
 

@@ -288,8 +288,8 @@ impl<V: Value> Asker for Pull<V> {
         (!left.is_zero()).then_some(left)
     }
 
-    fn take(self: Box<Self>, answer: Result<Answer, CallError>, _: &mut Wakes) {
-        let group = Arc::clone(&self.group);
+    fn take(self: Box<Self>, answer: Result<&mut Answer, CallError>, _: &mut Wakes) {
+        let (group, answer) = (Arc::clone(&self.group), answer.map(Answer::take));
         // A value may be large, and a codec slow: who brings the answer brings others too.
         group.context.tasks.work(Work::Fetch, async move { (*self).land(answer) });
     }

@@ -96,12 +96,13 @@ impl<'a, V: Value> Missed<'a, V> {
 
     /// `key` is the one that it was made for.
     pub(super) fn poll(&mut self, key: &'a [u8], context: &mut Context<'_>) -> Poll<Landing<V>> {
-        if let Self::First { round, .. } = self {
+        if let Self::First { round, since, tally } = self {
             let landing = ready!(round.landing.poll_unpin(context));
-            match mem::replace(self, Self::Over(None)).landed(landing, key) {
-                Self::Over(Some(landing)) => return Poll::Ready(landing),
-                long => *self = long,
+            if round.is_last(&landing, *since) {
+                count(mem::take(tally), &landing);
+                return Poll::Ready(landing.map_err(|error| own_limit(error, round.landing.limit)));
             }
+            *self = mem::replace(self, Self::Over(None)).long_after(key);
         }
         match self {
             Self::Long(long) => long.poll_unpin(context),
@@ -110,17 +111,14 @@ impl<'a, V: Value> Missed<'a, V> {
         }
     }
 
-    /// The first round has ended with that.
-    fn landed(self, landing: Landing<V>, key: &'a [u8]) -> Self {
+    /// The first round has ended with what is not for this get: it goes another.
+    #[cold]
+    fn long_after(self, key: &'a [u8]) -> Self {
         let Self::First { round: Round { landing: Within { group, started, limit, .. }, joined }, since, tally } = self
         else {
             return self;
         };
-        let mut errand = Errand { started, since, limit, wish: Wish::default(), here: false, has_joined: joined };
-        if let Some(landing) = errand.judged(group, landing, joined) {
-            count(tally, &landing);
-            return Self::Over(Some(landing));
-        }
+        let errand = Errand { started, since, limit, wish: Wish::default(), here: false, has_joined: joined };
         Self::Long(
             async move {
                 let landing = group.go_on(KeyRef::new(key), errand).await;
@@ -129,6 +127,15 @@ impl<'a, V: Value> Missed<'a, V> {
             }
             .boxed(),
         )
+    }
+}
+
+impl<V: Value> Round<'_, V> {
+    /// Whether a get that wishes for nothing, and began when so many tags had been removed, ends with that.
+    fn is_last(&self, landing: &Landing<V>, since: u64) -> bool {
+        let Within { group, started, .. } = &self.landing;
+        let is_removed = landing.as_ref().is_ok_and(|landed| group.is_removed_for(landed, since));
+        !(is_removed || self.joined && is_for_others(landing, *started))
     }
 }
 
@@ -240,7 +247,7 @@ impl<V: Value> Inner<V> {
         now: Moment,
     ) -> Result<Begun<'_, V>, Error> {
         let (inside, demand) = (Inside::current(), errand.demand());
-        let view = self.context.peers.view_owned();
+        let view = self.context.peers.view();
         let route = if errand.here { Route::Load } else { view.route(key.hash) };
         let (asked, departure) = self.ask(key, (&view, route), inside.as_ref(), demand, now)?;
         if let Some(Departure { lead, route }) = departure {
@@ -248,7 +255,7 @@ impl<V: Value> Inner<V> {
                 Route::Load => self.start_loads(vec![lead], inside.as_ref()),
                 Route::Fetch(node, role) => {
                     let terms = self.terms(left, inside, demand);
-                    self.start_fetch(view, (node, role), std::iter::once(lead), terms, now);
+                    self.start_fetch(&view, (node, role), std::iter::once(lead), terms, now);
                 }
             }
         }

@@ -15,6 +15,7 @@
 mod tests;
 
 use std::collections::HashSet;
+use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -90,15 +91,21 @@ enum UnderWay {
 }
 
 impl UnderWay {
+    /// Has its reply, which is taken out of where it lies.
+    fn answer(self, reply: &mut Result<Reply, Refusal>, wakes: &mut Wakes) {
+        match (self, reply) {
+            (Self::Question(asker), Ok(Reply::Get(answer))) => asker.take(Ok(answer), wakes),
+            (other, reply) => other.end(mem::replace(reply, Err(no_fit())).map_err(CallError::from), wakes),
+        }
+    }
+
     fn end(self, outcome: Result<Reply, CallError>, wakes: &mut Wakes) {
         match self {
-            Self::Question(asker) => {
-                let answer = outcome.and_then(|reply| match reply {
-                    Reply::Get(answer) => Ok(answer),
-                    _ => Err(Refusal::new(RefusalKind::Invalid, "the response does not fit the question").into()),
-                });
-                asker.take(answer, wakes);
-            }
+            Self::Question(asker) => match outcome {
+                Ok(Reply::Get(mut answer)) => asker.take(Ok(&mut answer), wakes),
+                Ok(_) => asker.take(Err(no_fit().into()), wakes),
+                Err(error) => asker.take(Err(error), wakes),
+            },
             // Nobody may wait for it any more.
             Self::Call(reply) => drop(reply.send(outcome)),
             Self::GivenUp => {}
@@ -207,27 +214,31 @@ impl State {
         usize::try_from(id).ok().and_then(|id| self.under_way.try_remove(id))
     }
 
-    /// Takes responses and slices in. What they end goes to `ended`, also if something that follows does not fit.
+    /// Takes responses and slices in. What each response ends goes to `ended`, also if something that follows does not
+    /// fit; those that slices have made whole are the frame's last then.
     fn take(
         &mut self,
-        frame: AnswerFrame,
+        frame: &mut AnswerFrame,
         assembly: &mut Assembly<Response>,
         limit: usize,
-        ended: &mut Vec<(Option<UnderWay>, Result<Reply, Refusal>)>,
+        ended: &mut Vec<Option<UnderWay>>,
     ) -> Result<(), Refusal> {
         self.most = self.most.max(self.under_way.len());
-        for response in frame.responses {
+        for response in &mut frame.responses {
             if response.sliced > 0 {
-                begin(response, assembly, limit).map_err(misbehaved)?;
+                // It ends nothing yet.
+                ended.push(Some(UnderWay::GivenUp));
+                begin(response.take(), assembly, limit).map_err(misbehaved)?;
                 continue;
             }
             assembly.forget(response.id);
-            ended.push((self.end(response.id), response.reply));
+            ended.push(self.end(response.id));
         }
         for slice in &frame.slices {
             if let Some((id, mut response, value)) = assembly.add(slice).map_err(misbehaved)? {
                 response.put_back(value);
-                ended.push((self.end(id), response.reply));
+                frame.responses.push(response);
+                ended.push(self.end(id));
             }
         }
         Ok(())
@@ -284,7 +295,7 @@ impl Line {
     /// Takes a frame in; says whether the driver is done.
     fn take(
         &self,
-        frame: AnswerFrame,
+        mut frame: AnswerFrame,
         assembly: &mut Assembly<Response>,
         limit: usize,
         wakes: &mut Wakes,
@@ -293,7 +304,7 @@ impl Line {
         let (body, is_done, mut kept_to) = {
             let mut state = self.state();
             state.batch.credit(usize::try_from(frame.credit).unwrap_or(usize::MAX));
-            let kept_to = state.take(frame, assembly, limit, &mut ended);
+            let kept_to = state.take(&mut frame, assembly, limit, &mut ended);
             if let Some(credit) = assembly.credit() {
                 state.batch.push_urgent(AskItem::Credit(credit), ITEM_BYTES);
             }
@@ -302,9 +313,9 @@ impl Line {
         };
         wake(body);
         // Whatever is wrong with the frame: what it ended has ended, and is told.
-        for (under_way, reply) in ended {
+        for (under_way, response) in ended.into_iter().zip(&mut frame.responses) {
             match under_way {
-                Some(under_way) => under_way.end(reply.map_err(CallError::from), wakes),
+                Some(under_way) => under_way.answer(&mut response.reply, wakes),
                 None => kept_to = Err(misbehaved("a response to nothing that was asked")),
             }
         }
@@ -344,7 +355,7 @@ impl Line {
             let State { batch, under_way, .. } = &mut *state;
             for (id, waiting) in under_way.iter_mut() {
                 if matches!(waiting, UnderWay::Question(asker) if asker.patience().is_none()) {
-                    given_up.push((id, std::mem::replace(waiting, UnderWay::GivenUp)));
+                    given_up.push((id, mem::replace(waiting, UnderWay::GivenUp)));
                 }
             }
             // Those that have not been sent are not: word that they are given up would get there before them.
@@ -379,7 +390,7 @@ impl Line {
             let mut state = self.state();
             state.over.get_or_insert(why);
             state.batch = Batch::default();
-            (std::mem::take(&mut state.under_way), state.body.take())
+            (mem::take(&mut state.under_way), state.body.take())
         };
         self.signs.closed.cancel();
         wake(body);
@@ -406,6 +417,10 @@ fn to_len(sliced: u64) -> usize {
 
 fn misbehaved(how: impl std::fmt::Display) -> Refusal {
     Refusal::new(RefusalKind::Invalid, format!("the peer does not keep to the protocol: {how}"))
+}
+
+fn no_fit() -> Refusal {
+    Refusal::new(RefusalKind::Invalid, "the response does not fit the question")
 }
 
 fn closed() -> Unreachable {

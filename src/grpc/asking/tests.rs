@@ -34,7 +34,7 @@ impl Asker for Anybody {
         Some(Duration::MAX)
     }
 
-    fn take(self: Box<Self>, answer: Result<Answer, CallError>, wakes: &mut Wakes) {
+    fn take(self: Box<Self>, answer: Result<&mut Answer, CallError>, wakes: &mut Wakes) {
         answer.expect("it was answered");
         wakes.add([Waker::from(self.0)]);
     }

@@ -34,10 +34,10 @@ impl Asker for Waiting {
         self.patient.load(Ordering::SeqCst).then_some(Duration::from_secs(3600))
     }
 
-    fn take(mut self: Box<Self>, answer: Result<Answer, CallError>, _: &mut Wakes) {
+    fn take(mut self: Box<Self>, answer: Result<&mut Answer, CallError>, _: &mut Wakes) {
         let tell = self.tell.take().expect("it is told once");
         // The test may have seen enough.
-        let _ = tell.send((self.at, Some(answer)));
+        let _ = tell.send((self.at, Some(answer.map(Answer::take))));
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the other side of an exchange answers.
 
+use std::mem;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use bytes::{BufMut, Bytes};
 
 use crate::batch::{Part, Slice};
 use crate::error::{Error, LoadError};
-use crate::message::{Answer, Copy, Outcome, Refusal, Reply};
+use crate::message::{Answer, Copy, Outcome, Refusal, RefusalKind, Reply};
 use crate::tags::TagHash;
 
 use super::super::news::{insert_reply, remove_reply};
@@ -34,13 +35,19 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// Takes it out of where it lies.
+    pub(crate) fn take(&mut self) -> Self {
+        let nothing = Err(Refusal::new(RefusalKind::Invalid, String::new()));
+        Self { id: self.id, reply: mem::replace(&mut self.reply, nothing), sliced: self.sliced }
+    }
+
     /// Takes the value out, if it is longer than that: to be sent in slices.
     pub(crate) fn take_large(&mut self, slice_from: usize) -> Option<Bytes> {
         let Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), .. })) = &mut self.reply else { return None };
         if copy.value.len() <= slice_from {
             return None;
         }
-        let value = std::mem::take(&mut copy.value);
+        let value = mem::take(&mut copy.value);
         self.sliced = value.len() as u64;
         Some(value)
     }
