@@ -197,7 +197,10 @@ impl Sleepers {
     /// Begins a new round; those of the one before are to be woken.
     fn take(&mut self, wakes: &mut Wakes) {
         self.round += 1;
-        wakes.add(self.first.take().into_iter().chain(mem::take(&mut self.others).into_iter().flatten()));
+        if let Some(first) = self.first.take() {
+            wakes.add(first);
+        }
+        mem::take(&mut self.others).into_iter().flatten().for_each(|other| wakes.add(other));
     }
 
     /// Notes whom to wake, at the place that it had before, if it has one.

@@ -15,27 +15,44 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::{future, mem};
 
+use crate::clock::Clock;
+use crate::time::Moment;
+
 /// Tasks that are to be woken: at the latest when this is dropped, so that nobody is forgotten on any path.
 #[derive(Debug, Default)]
-pub(crate) struct Wakes(Vec<Waker>);
+pub(crate) struct Wakes {
+    tasks: Vec<Waker>,
+    /// When what they wait for came, once somebody has asked.
+    came: Option<Moment>,
+}
 
 impl Wakes {
-    pub(crate) fn add(&mut self, wakers: impl IntoIterator<Item = Waker>) {
-        self.0.extend(wakers);
+    /// With room for so many.
+    pub(crate) fn for_up_to(count: usize) -> Self {
+        Self { tasks: Vec::with_capacity(count), came: None }
+    }
+
+    pub(crate) fn add(&mut self, waker: Waker) {
+        self.tasks.push(waker);
+    }
+
+    /// When what they wait for came. All of it came together: the clock is read for the first who asks.
+    pub(crate) fn came(&mut self, clock: &Clock) -> Moment {
+        *self.came.get_or_insert_with(|| clock.now())
     }
 
     /// Wakes them between tasks, if they are several, and goes on when that is done, or when it is polled again for
     /// another reason. If this is dropped before, they are woken all the same.
     pub(crate) async fn together(mut self) {
-        if self.0.len() < 2 {
+        if self.tasks.len() < 2 {
             return;
         }
         future::poll_fn(|context| {
-            if self.0.is_empty() {
+            if self.tasks.is_empty() {
                 return Poll::Ready(());
             }
             // First, so that the next frame is looked for while there is work for others.
-            self.0.insert(0, context.waker().clone());
+            self.tasks.insert(0, context.waker().clone());
             let bundle = Waker::from(Arc::new(Bundle(Mutex::new(mem::take(&mut self)))));
             // A task that yields is woken between tasks: here that is the bundle.
             let turn = pin!(tokio::task::yield_now());
@@ -47,7 +64,7 @@ impl Wakes {
 
 impl Drop for Wakes {
     fn drop(&mut self) {
-        self.0.drain(..).for_each(Waker::wake);
+        self.tasks.drain(..).for_each(Waker::wake);
     }
 }
 
@@ -67,7 +84,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock::Clock;
 
     /// Who was woken, in their order, and how often the test's task was polled.
     #[derive(Default)]
@@ -87,7 +103,9 @@ mod tests {
     impl Noting {
         fn wakes(self: &Arc<Self>, count: usize) -> Wakes {
             let mut wakes = Wakes::default();
-            wakes.add((0..count).map(|who| Waker::from(Arc::new(Noted(Arc::clone(self), who)))));
+            for who in 0..count {
+                wakes.add(Waker::from(Arc::new(Noted(Arc::clone(self), who))));
+            }
             wakes
         }
 

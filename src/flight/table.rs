@@ -2,11 +2,13 @@
 //!
 //! It is plain state under its shard's lock. What a removal voids is not joined any more, and is told so.
 
-use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use crate::key::{HashedKey, KeyRef, Probe};
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use crate::key::{HashedKey, KeyRef};
 use crate::planted::{Bug, is_planted};
 use crate::sync::atomic::Ordering;
 use crate::time::Moment;
@@ -16,6 +18,7 @@ use super::{Flight, Wait};
 /// What a table knows of one key.
 #[derive(Debug)]
 struct Berth<V> {
+    key: HashedKey,
     /// What who comes now joins.
     joinable: Option<Arc<Flight<V>>>,
     /// Whether that one has begun.
@@ -26,16 +29,12 @@ struct Berth<V> {
     running: usize,
 }
 
-impl<V> Default for Berth<V> {
-    fn default() -> Self {
-        Self { joinable: None, begun: false, parked: false, running: 0 }
-    }
-}
-
 /// The flights of one shard, of one kind.
 #[derive(Debug)]
 pub(crate) struct Flights<V, S> {
-    berths: HashMap<HashedKey, Berth<V>, S>,
+    /// Searched once for whatever is done to a key.
+    berths: HashTable<Berth<V>>,
+    hasher: S,
     /// How many flights of one key may run at a time.
     most_running: usize,
 }
@@ -60,18 +59,24 @@ pub(crate) struct Ended<V> {
 
 impl<V, S: BuildHasher> Flights<V, S> {
     pub(crate) fn new(most_running: usize, hasher: S) -> Self {
-        Self { berths: HashMap::with_hasher(hasher), most_running }
+        Self { berths: HashTable::new(), hasher, most_running }
     }
 
     /// Joins the key's flight, or starts one, which begins with that or later.
     pub(crate) fn join(&mut self, key: KeyRef<'_>, begins: bool) -> Join<V> {
         debug_assert!(!begins || self.most_running == usize::MAX, "what may have to be parked begins by itself");
-        if let Some(flight) = self.berth(key).and_then(|berth| berth.joinable.as_ref()) {
-            return Join::Joined(flight.wait());
-        }
-        let key = key.to_owned();
+        let hasher = &self.hasher;
+        let entry =
+            self.berths.entry(hash(hasher, key), |berth| berth.is_of(key), |berth| hash(hasher, berth.key.as_ref()));
+        let key = match &entry {
+            Entry::Occupied(berth) => match &berth.get().joinable {
+                Some(flight) => return Join::Joined(flight.wait()),
+                None => berth.get().key.clone(),
+            },
+            Entry::Vacant(_) => key.to_owned(),
+        };
         let (flight, wait) = Flight::awaited(key.clone());
-        let berth = self.berths.entry(key).or_default();
+        let berth = entry.or_insert_with(|| Berth::new(key)).into_mut();
         berth.joinable = Some(Arc::clone(&flight));
         berth.begun = begins;
         berth.running += usize::from(begins);
@@ -108,25 +113,28 @@ impl<V, S: BuildHasher> Flights<V, S> {
 
     /// Voids every flight that has begun.
     pub(crate) fn void_all(&mut self) {
-        self.berths.values_mut().for_each(Berth::void);
+        self.berths.iter_mut().for_each(Berth::void);
     }
 
     /// Takes a flight out of the table. `begun` says whether it had begun.
     pub(crate) fn end(&mut self, flight: &Arc<Flight<V>>, begun: bool) -> Ended<V> {
         let most_running = self.most_running;
         let key = flight.key.as_ref();
-        let Some(berth) = self.berth(key) else { return Ended { voided: true, next: None } };
+        let Ok(mut entry) = self.berths.find_entry(hash(&self.hasher, key), |berth| berth.is_of(key)) else {
+            return Ended { voided: true, next: None };
+        };
+        let berth = entry.get_mut();
         berth.running -= usize::from(begun);
         let held = berth.holds(flight);
         let voided = !held || flight.is_voided();
         if held {
-            *berth = Berth { running: berth.running, ..Berth::default() };
+            (berth.joinable, berth.begun, berth.parked) = (None, false, false);
         }
         let may_begin = berth.parked && berth.running < most_running;
         let next = if may_begin { berth.joinable.clone() } else { None };
         berth.parked &= !may_begin;
         if berth.joinable.is_none() && berth.running == 0 {
-            self.berths.remove(&key as &dyn Probe);
+            entry.remove();
         }
         Ended { voided, next }
     }
@@ -138,15 +146,27 @@ impl<V, S: BuildHasher> Flights<V, S> {
 
     /// The flights that can be joined.
     pub(crate) fn joinable(&self) -> impl Iterator<Item = &Arc<Flight<V>>> {
-        self.berths.values().filter_map(|berth| berth.joinable.as_ref())
+        self.berths.iter().filter_map(|berth| berth.joinable.as_ref())
     }
 
     fn berth(&mut self, key: KeyRef<'_>) -> Option<&mut Berth<V>> {
-        self.berths.get_mut(&key as &dyn Probe)
+        self.berths.find_mut(hash(&self.hasher, key), |berth| berth.is_of(key))
     }
 }
 
+fn hash(hasher: &impl BuildHasher, key: KeyRef<'_>) -> u64 {
+    hasher.hash_one(key.hash.0)
+}
+
 impl<V> Berth<V> {
+    fn new(key: HashedKey) -> Self {
+        Self { key, joinable: None, begun: false, parked: false, running: 0 }
+    }
+
+    fn is_of(&self, key: KeyRef<'_>) -> bool {
+        self.key.hash == key.hash && self.key.key.as_bytes() == key.bytes
+    }
+
     fn holds(&self, flight: &Arc<Flight<V>>) -> bool {
         self.joinable.as_ref().is_some_and(|joinable| Arc::ptr_eq(joinable, flight))
     }

@@ -165,7 +165,7 @@ impl<V: Value> Fetch<V> {
     fn land_answer(self, answer: &mut Answer, wakes: &mut Wakes) {
         let Self { group, trip, lead } = self;
         // What was not spent at the peer was spent on the way, and the copy aged on it.
-        let now = group.now();
+        let now = wakes.came(&group.context.clock);
         let way = now.since(trip.sent).saturating_sub(answer.held);
         trip.peer().note_way(way);
         trip.record("answered");

@@ -261,17 +261,14 @@ impl Line {
         let body = {
             let mut state = self.state();
             state.introduce(sender);
-            let mut questions = questions.peekable();
-            let mut terms = Some(terms);
-            while let Some(Question { key, after, asker }) = questions.next() {
+            // Most questions come alone, and need no copy of their terms.
+            let (is_alone, mut terms) = (questions.size_hint().1 == Some(1), Some(terms));
+            for Question { key, after, asker } in questions {
                 if let Err(error) = state.check_room() {
                     turned_away.push((asker, error));
                     continue;
                 }
-                // Most questions come alone, and need no copy of their terms.
-                let Some(terms) = (if questions.peek().is_some() { terms.clone() } else { terms.take() }) else {
-                    break;
-                };
+                let Some(terms) = (if is_alone { terms.take() } else { terms.clone() }) else { break };
                 let bytes = key.len() + ITEM_BYTES;
                 let id = state.under_way.insert(UnderWay::Question(asker)) as u64;
                 state.batch.push(AskItem::Get { id, terms, key, after }, bytes);
@@ -481,7 +478,8 @@ pub(super) async fn drive(line: Arc<Line>, mut answers: Streaming<AnswerFrame>, 
             biased;
             frame = answers.message() => match frame {
                 Ok(Some(frame)) => {
-                    let mut wakes = Wakes::default();
+                    // One more: the driver itself.
+                    let mut wakes = Wakes::for_up_to(frame.responses.len() + 1);
                     let taken = line.take(frame, &mut assembly, limit, &mut wakes);
                     wakes.together().await;
                     match taken {

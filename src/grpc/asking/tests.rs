@@ -36,7 +36,7 @@ impl Asker for Anybody {
 
     fn take(self: Box<Self>, answer: Result<&mut Answer, CallError>, wakes: &mut Wakes) {
         answer.expect("it was answered");
-        wakes.add([Waker::from(self.0)]);
+        wakes.add(Waker::from(self.0));
     }
 }
 

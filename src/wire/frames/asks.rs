@@ -190,7 +190,13 @@ fn put_gets(terms: &GetTerms, gets: &[Part<AskItem>], buf: &mut impl BufMut) {
     }
 }
 
+#[inline]
 fn after_len(after: &After) -> usize {
+    if after.removed.is_empty() && after.offered == 0 { 0 } else { long_after_len(after) }
+}
+
+#[cold]
+fn long_after_len(after: &After) -> usize {
     let removed = after.removed.iter().map(|span| nested_len(span_out(span).encoded_len()));
     removed.sum::<usize>() + number_len(after.offered)
 }
