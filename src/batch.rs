@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 
 /// How many messages a frame takes, if they are small. Fewer cost more of each frame's own: with 256 gets of 1 KiB
 /// under way, frames of 64 took a third more processor time a get, and more of them a frame (1,024) no less than this.
-const FRAME_MESSAGES: usize = 256;
+pub(crate) const FRAME_MESSAGES: usize = 256;
 
 /// How large a frame becomes: there is room for as many values of 1 KiB, with what is told of them. More would only
 /// make the first message in it wait for the last; a good deal less shows in the cost of each frame (wake-ups, system

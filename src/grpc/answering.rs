@@ -1,7 +1,7 @@
 //! The answering end of an exchange.
 //!
 //! [`Answers`] is the body of the response: polled for a frame, it reads what is asked, answers what needs no wait on
-//! the spot, and cuts the next frame from that: with few questions under way, from half of them, so that the other side
+//! the spot, and cuts the next frame from that: from half of the questions that are under way, so that the other side
 //! has work while the rest is looked at. No task is spawned and none woken for a hit, and what the other side does not
 //! read stops what is read from it. What must hold:
 //!
@@ -25,7 +25,7 @@ use tonic::Status;
 use tonic::codec::Streaming;
 
 use super::status_of;
-use crate::batch::{Assembly, BadSlice, Batch, FRAME_BYTES, Part, SLICE_BYTES};
+use crate::batch::{Assembly, BadSlice, Batch, FRAME_BYTES, FRAME_MESSAGES, Part, SLICE_BYTES};
 use crate::coherence::Presence;
 use crate::error::Error;
 use crate::key::Key;
@@ -44,8 +44,9 @@ const MOST_IN_BACKLOG: usize = 1 << 16;
 /// Fewer answers than this are not worth a frame of their own, while there are more.
 const FEW: usize = 8;
 
-/// Where more than this is under way, both sides have work in any case, and more frames are only more to do.
-const MANY: usize = 96;
+/// Where more than this is under way, frames are full before half of that is answered, and both sides have work in any
+/// case.
+const MANY: usize = 2 * FRAME_MESSAGES;
 
 /// While so many large values are being sent, no more answers are looked for or taken from loads: some may be as large.
 const MOST_LARGE: usize = 64;
@@ -491,13 +492,13 @@ mod tests {
     fn half_of_what_is_under_way_leaves_before_the_rest_is_looked_at() {
         assert_eq!(polls(32, 32), [(16, Some(16)), (16, None), (32, Some(16))]);
         assert_eq!(polls(20, 4), [(8, Some(8)), (8, None), (16, Some(8)), (16, None), (20, Some(4))], "not fewer");
-        assert_eq!(polls(96, 96)[0], (48, Some(48)));
+        assert_eq!(polls(256, 256), [(128, Some(128)), (128, None), (256, Some(128))]);
     }
 
     #[test]
     fn with_much_under_way_or_if_it_is_not_said_a_frame_takes_what_there_is() {
         assert_eq!(polls(32, 0), [(32, Some(32))]);
-        assert_eq!(polls(97, 97), [(97, Some(97))]);
+        assert_eq!(polls(200, 513), [(200, Some(200))]);
         assert_eq!(polls(32, u64::MAX), [(32, Some(32))]);
     }
 
