@@ -57,24 +57,29 @@ pub(super) struct Get<'a, V: Value, F> {
 /// Nothing in it is pinned: a value may lie in it, and does so as in any other struct.
 impl<V: Value, F> Unpin for Get<'_, V, F> {}
 
-impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Future for Get<'_, V, F> {
+impl<V: Value, T, F: Copy + Fn(Option<V>, Told, Source) -> Result<T, Error>> Future for Get<'_, V, F> {
     type Output = Result<T, Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let get = self.get_mut();
-        if get.missed.is_none() {
-            let key = KeyRef::new(get.key);
-            if let Some(answer) = get.group.hit(key, &get.answer) {
-                return Poll::Ready(answer);
-            }
-            get.missed = Some(Missed::new(get.group, key, get.limit));
+        if get.missed.is_some() {
+            return get.poll_missed(context);
         }
-        get.poll_missed(context)
+        let (group, key, answer) = (get.group, KeyRef::new(get.key), get.answer);
+        group.hit(key, answer, || get.miss(key, context))
     }
 }
 
-impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'_, V, F> {
+impl<'a, V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'a, V, F> {
+    /// There was no hit: begins what has to be waited for.
+    #[cold]
+    #[inline(never)]
+    fn miss(&mut self, key: KeyRef<'a>, context: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        self.missed = Some(Missed::new(self.group, key, self.limit));
+        self.poll_missed(context)
+    }
+
     #[cold]
     #[inline(never)]
     fn poll_missed(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Error>> {
@@ -104,24 +109,26 @@ struct Departures<V: Value> {
 }
 
 impl<V: Value> Inner<V> {
-    /// One key, for a caller, if it is here. This is all that a hit costs: no task, no allocation, no span unless
-    /// somebody listens.
+    /// One key, for a caller, if it is here, or else what is to be done then. This is all that a hit costs: no task, no
+    /// allocation, no span unless somebody listens. (Whatever the answer, it is written once, to where the caller wants
+    /// it: to move it would cost as much as to find it.)
     fn hit<T>(
         &self,
         key: KeyRef<'_>,
         answer: impl Fn(Option<V>, Told, Source) -> Result<T, Error>,
-    ) -> Option<Result<T, Error>> {
+        otherwise: impl FnOnce() -> Poll<Result<T, Error>>,
+    ) -> Poll<Result<T, Error>> {
         if is_traced() || self.context.tasks.is_closed() || key.is_too_long() {
-            return None;
+            return otherwise();
         }
         // Should the value's clone panic, the get ends with that.
         let tally = Tally::new(&self.gets);
         let hit = self.look(key);
         tally.counted();
-        let hit = hit?;
+        let Some(hit) = hit else { return otherwise() };
         self.hits.one(hit.place, hit.value.is_some());
         let source = hit.source();
-        Some(answer(hit.value, hit.told, source))
+        Poll::Ready(answer(hit.value, hit.told, source))
     }
 
     /// Whoever asks for this key next gets nothing that is older than what the token stands for. Says since when that

@@ -208,12 +208,12 @@ impl<V> Side<V> {
         }
     }
 
-    fn find(&self, key: KeyRef<'_>) -> Option<&Kept<V>> {
+    fn find(&self, key: &KeyRef<'_>) -> Option<&Kept<V>> {
         // Most of what is held is protected.
         self.protected.find(key).or_else(|| self.probation.find(key))
     }
 
-    fn find_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Kept<V>> {
+    fn find_mut(&mut self, key: &KeyRef<'_>) -> Option<&mut Kept<V>> {
         let rank = if self.protected.find(key).is_some() { Rank::Protected } else { Rank::Probation };
         self.queue_mut(rank).find_mut(key)
     }
@@ -283,7 +283,7 @@ impl<V> Store<V> {
     ///
     /// Any number of readers may call this at once: it takes nothing out and moves nothing.
     pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
-        let kept = self.find(key, place)?;
+        let kept = self.find(&key, place)?;
         let found = self.found(kept);
         if now >= found.due {
             return None;
@@ -294,7 +294,7 @@ impl<V> Store<V> {
 
     /// The entry for `key`, on whichever side, if it may be served, due or not. Notes nothing.
     pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<Found<'_, V>> {
-        let found = self.found(self.find(key, Place::Main)?);
+        let found = self.found(self.find(&key, Place::Main)?);
         (now < found.end()).then_some(found)
     }
 
@@ -303,11 +303,11 @@ impl<V> Store<V> {
         Found { kept, due: kept.due(self.grace) }
     }
 
-    fn find(&self, key: KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
+    fn find(&self, key: &KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
         self.side(place).find(key).or_else(|| self.side(place.other()).find(key))
     }
 
-    fn find_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Kept<V>> {
+    fn find_mut(&mut self, key: &KeyRef<'_>) -> Option<&mut Kept<V>> {
         let side = if self.main.find(key).is_some() { &mut self.main } else { &mut self.hot };
         side.find_mut(key)
     }
@@ -344,7 +344,7 @@ impl<V> Store<V> {
 
     /// The tags of what is held for a key.
     pub(crate) fn tagged(&self, key: KeyRef<'_>) -> Option<&Arc<Tagged>> {
-        self.find(key, Place::Main)?.tagged()
+        self.find(&key, Place::Main)?.tagged()
     }
 
     /// Takes everything out, in the same short time however much it is.

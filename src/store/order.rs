@@ -37,8 +37,8 @@ impl<V> Order<V> {
         self.bytes
     }
 
-    pub(super) fn find(&self, key: KeyRef<'_>) -> Option<&Kept<V>> {
-        self.entries.peek(&key as &dyn Sought)
+    pub(super) fn find(&self, key: &KeyRef<'_>) -> Option<&Kept<V>> {
+        self.entries.peek(key as &dyn Sought)
     }
 
     /// How many entries may have an end before they are asked for.
@@ -46,8 +46,8 @@ impl<V> Order<V> {
         self.mortal
     }
 
-    pub(super) fn find_mut(&mut self, key: KeyRef<'_>) -> Option<&mut Kept<V>> {
-        self.entries.peek_mut(&key as &dyn Sought)
+    pub(super) fn find_mut(&mut self, key: &KeyRef<'_>) -> Option<&mut Kept<V>> {
+        self.entries.peek_mut(key as &dyn Sought)
     }
 
     pub(super) fn oldest(&self) -> Option<&Kept<V>> {
