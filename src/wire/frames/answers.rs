@@ -181,7 +181,13 @@ pub(crate) fn decode_answers(frame: &Bytes) -> Result<AnswerFrame, Refusal> {
         parts.one()?;
         match tag {
             CREDIT => read.credit = read.credit.saturating_add(fields.number()?),
-            RESPONSE => read.responses.push(response_in(frame, fields.bytes()?)?),
+            RESPONSE => {
+                let range = fields.bytes()?;
+                // Where it stays: there are hundreds, and each is as large as what it would take to move it.
+                let at = read.responses.len();
+                read.responses.push(value_response());
+                response_in(frame, range, &mut read.responses[at])?;
+            }
             SLICE => read.slices.push(slice_in(frame, fields.bytes()?)?),
             other => fields.skip(other, 3)?,
         }
@@ -189,7 +195,20 @@ pub(crate) fn decode_answers(frame: &Bytes) -> Result<AnswerFrame, Refusal> {
     Ok(read)
 }
 
-fn response_in(frame: &Bytes, range: Range<usize>) -> Result<Response, Refusal> {
+/// A response as most are, with nothing in its value yet.
+fn value_response() -> Response {
+    Response { id: 0, reply: Ok(Reply::Get(value_answer())), sliced: 0 }
+}
+
+fn value_answer() -> Answer {
+    let (value, tags) = (Bytes::new(), Vec::new());
+    let (age, left, until_refresh, grace) = (Duration::ZERO, None, None, Duration::ZERO);
+    let copy = Copy { value, age, left, until_refresh, grace, loaded: false, tags };
+    Answer { outcome: Outcome::Value(copy), held: Duration::ZERO }
+}
+
+/// Reads a response, over one that has nothing in it.
+fn response_in(frame: &Bytes, range: Range<usize>, response: &mut Response) -> Result<(), Refusal> {
     const ID: u64 = number(1);
     const ANSWER: u64 = bytes(2);
     const REFUSAL: u64 = bytes(3);
@@ -198,50 +217,68 @@ fn response_in(frame: &Bytes, range: Range<usize>) -> Result<Response, Refusal> 
     const INSERT: u64 = bytes(6);
     const SLICED: u64 = number(7);
 
-    let (mut id, mut sliced) = (0, 0);
-    let mut reply = None;
+    let Response { id, reply, sliced } = response;
+    let mut says = false;
     let mut fields = Fields::new(frame, range);
     while let Some(tag) = fields.tag()? {
         match tag {
-            ID => id = fields.number()?,
-            ANSWER => reply = Some(answer_in(frame, fields.bytes()?)?.map(Reply::Get)),
+            ID => *id = fields.number()?,
+            SLICED => *sliced = fields.number()?,
+            ANSWER => {
+                let range = fields.bytes()?;
+                let is_read = match reply {
+                    Ok(Reply::Get(answer)) if !says => answer_in(frame, range.clone(), answer)?,
+                    _ => false,
+                };
+                if !is_read {
+                    // Whatever it is: the generated code knows it, and one that makes no sense is refused by itself.
+                    *reply = message_in::<proto::Answer>(frame, range)?.try_into().map(Reply::Get);
+                }
+            }
             REFUSAL => {
                 let message: proto::Refusal = message_in(frame, fields.bytes()?)?;
-                reply = Some(Err(refusal_of(&message).unwrap_or_else(|| invalid(message.message))));
+                *reply = Err(refusal_of(&message).unwrap_or_else(|| invalid(message.message)));
             }
-            HELLO => reply = Some(message_in::<proto::Hello>(frame, fields.bytes()?)?.try_into().map(Reply::Hello)),
-            REMOVE => reply = Some(message_in::<proto::RemoveReply>(frame, fields.bytes()?)?.try_into()),
-            INSERT => reply = Some(message_in::<proto::InsertReply>(frame, fields.bytes()?)?.try_into()),
-            SLICED => sliced = fields.number()?,
-            other => fields.skip(other, 7)?,
+            HELLO => *reply = message_in::<proto::Hello>(frame, fields.bytes()?)?.try_into().map(Reply::Hello),
+            REMOVE => *reply = message_in::<proto::RemoveReply>(frame, fields.bytes()?)?.try_into(),
+            INSERT => *reply = message_in::<proto::InsertReply>(frame, fields.bytes()?)?.try_into(),
+            other => {
+                fields.skip(other, 7)?;
+                continue;
+            }
         }
+        says |= !matches!(tag, ID | SLICED);
     }
-    let reply = reply.unwrap_or_else(|| Err(invalid("the response says nothing, or nothing that this node knows")));
-    Ok(Response { id, reply, sliced })
+    if !says {
+        *reply = Err(invalid("the response says nothing, or nothing that this node knows"));
+    }
+    Ok(())
 }
 
-/// An answer; one that is there but makes no sense is refused by itself.
-fn answer_in(frame: &Bytes, range: Range<usize>) -> Result<Result<Answer, Refusal>, Refusal> {
+/// Reads an answer over one that has nothing in it, if it is a value, said once, and nothing else; if not, what was read
+/// is of no use.
+fn answer_in(frame: &Bytes, range: Range<usize>, answer: &mut Answer) -> Result<bool, Refusal> {
     const VALUE: u64 = bytes(1);
     const HELD: u64 = number(4);
 
-    let (mut value, mut held) = (None, 0);
-    let mut fields = Fields::new(frame, range.clone());
+    let Outcome::Value(copy) = &mut answer.outcome else { return Ok(false) };
+    let mut is_there = false;
+    let mut fields = Fields::new(frame, range);
     while let Some(tag) = fields.tag()? {
         match tag {
-            VALUE => value = Some(value_in(frame, fields.bytes()?)?),
-            HELD => held = fields.number()?,
-            // Whatever it is: the generated code knows it, or how to pass over it.
-            _ => return Ok(message_in::<proto::Answer>(frame, range)?.try_into()),
+            VALUE if !is_there => {
+                value_in(frame, fields.bytes()?, copy)?;
+                is_there = true;
+            }
+            HELD => answer.held = duration(fields.number()?),
+            _ => return Ok(false),
         }
     }
-    match value {
-        Some(copy) => Ok(Ok(Answer { outcome: Outcome::Value(copy), held: duration(held) })),
-        None => Ok(message_in::<proto::Answer>(frame, range)?.try_into()),
-    }
+    Ok(is_there)
 }
 
-fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
+/// Reads a value over one that has nothing in it.
+fn value_in(frame: &Bytes, range: Range<usize>, copy: &mut Copy) -> Result<(), Refusal> {
     const VALUE: u64 = bytes(1);
     const AGE: u64 = number(2);
     const LEFT: u64 = number(3);
@@ -251,15 +288,6 @@ fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
     const TAGS: u64 = bytes(7);
     const TAG: u64 = fixed(7);
 
-    let mut copy = Copy {
-        value: Bytes::new(),
-        age: Duration::ZERO,
-        left: None,
-        until_refresh: None,
-        grace: Duration::ZERO,
-        loaded: false,
-        tags: Vec::new(),
-    };
     let mut fields = Fields::new(frame, range);
     while let Some(tag) = fields.tag()? {
         match tag {
@@ -275,5 +303,5 @@ fn value_in(frame: &Bytes, range: Range<usize>) -> Result<Copy, Refusal> {
             other => fields.skip(other, 7)?,
         }
     }
-    Ok(copy)
+    Ok(())
 }

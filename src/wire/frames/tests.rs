@@ -204,6 +204,30 @@ fn what_a_newer_peer_adds_is_passed_over() {
 }
 
 #[test]
+fn of_answers_that_are_said_more_than_once_the_last_counts() {
+    let answer = |outcome| {
+        let response = Response { id: 7, reply: Ok(Reply::Get(Answer { outcome, held: Duration::ZERO })), sliced: 0 };
+        let mut written = Vec::new();
+        encode_answers(&[Part::Message(AnswerItem::Response(response))], &mut written);
+        proto::AnswerFrame::decode(written.as_slice()).unwrap().responses[0].encode_to_vec()
+    };
+    let value = |value: &'static str, age| {
+        let (value, tags) = (Bytes::from(value), Vec::new());
+        let (left, until_refresh, grace) = (None, None, Duration::ZERO);
+        Outcome::Value(Copy { value, age, left, until_refresh, grace, loaded: false, tags })
+    };
+    let (old, new) = (value("old", Duration::from_secs(9)), value("new", Duration::ZERO));
+    for (first, last) in [(old.clone(), new.clone()), (old, Outcome::NotFound), (Outcome::NotFound, new)] {
+        // Field 2, with the bytes of both one after the other.
+        let both = [answer(first), answer(last.clone())].concat();
+        let frame = [&[2 << 3 | 2, u8::try_from(both.len()).unwrap()], both.as_slice()].concat();
+        let read = decode_answers(&frame.into()).unwrap();
+        let Ok(Reply::Get(read)) = &read.responses[0].reply else { panic!("{:?}", read.responses[0]) };
+        assert_eq!(format!("{:?}", read.outcome), format!("{last:?}"));
+    }
+}
+
+#[test]
 fn a_section_of_a_name_that_is_too_long_is_refused_by_itself() {
     let long =
         proto::Gets { group: "g".repeat(2000), questions: vec![proto::Question::default()], ..Default::default() };
