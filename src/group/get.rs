@@ -91,12 +91,6 @@ impl<'a, V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'a
     }
 }
 
-/// A new flight, and where it goes.
-pub(super) struct Departure<V: Value> {
-    pub(super) lead: Lead<V>,
-    pub(super) route: Route,
-}
-
 /// The new flights of one call, by where they go: one message to each peer, one query of a batch loader.
 struct Departures<V: Value> {
     /// The membership that the whole call goes by.
@@ -240,17 +234,12 @@ impl<V: Value> Inner<V> {
         if let Err(error) = self.context.check_runtime() {
             return self.hit_without_runtime(key, Wish::default()).map(|hit| Asked::Found(hit.into())).ok_or(error);
         }
-        let view = &departures.view;
-        let (inside, now) = (departures.inside.as_ref(), departures.now);
-        let (asked, departure) = self.ask(key, (view, view.route(key.hash)), inside, Demand::NONE, now)?;
-        match departure {
-            Some(Departure { lead, route: Route::Load }) => departures.loads.push(lead),
-            Some(Departure { lead, route: Route::Fetch(node, role) }) => {
-                departures.fetches.entry((node, role)).or_default().push(lead);
-            }
-            None => {}
-        }
-        Ok(asked)
+        let Departures { view, inside, now, loads, fetches } = departures;
+        let route = view.route(key.hash);
+        self.ask(key, (view, route), inside.as_ref(), Demand::NONE, *now, |lead| match route {
+            Route::Load => loads.push(lead),
+            Route::Fetch(node, role) => fetches.entry((node, role)).or_default().push(lead),
+        })
     }
 
     /// The landing of one of many keys.
@@ -279,7 +268,8 @@ impl<V: Value> Inner<V> {
         self.shards.tags().is_too_old(landed.tagged.as_deref(), since)
     }
 
-    /// Looks for a key, or joins its flight, or starts one, which is then to depart.
+    /// Looks for a key, or joins its flight, or starts one, which is then to depart on that route.
+    #[inline]
     pub(super) fn ask(
         self: &Arc<Self>,
         key: KeyRef<'_>,
@@ -287,7 +277,8 @@ impl<V: Value> Inner<V> {
         inside: Option<&Arc<Inside>>,
         demand: Demand,
         now: Moment,
-    ) -> Result<(Asked<V>, Option<Departure<V>>), Error> {
+        depart: impl FnOnce(Lead<V>),
+    ) -> Result<Asked<V>, Error> {
         if inside.is_some_and(|inside| inside.loads(self.id, key.bytes)) {
             return Err(Error::Recursive);
         }
@@ -296,16 +287,22 @@ impl<V: Value> Inner<V> {
             Route::Fetch(..) => Kind::Fetch,
         };
         Ok(match self.shards.look_or_join(key, view.place(key.hash), kind, demand, now) {
-            Look::Found(found) => (Asked::Found(found), None),
-            Look::PastSoft(found, lead) => (Asked::Found(found), Some(Departure { lead, route })),
+            Look::Found(found) => Asked::Found(found),
+            Look::PastSoft(found, lead) => {
+                depart(lead);
+                Asked::Found(found)
+            }
             Look::Joined(flight) => {
                 if inside.is_some() {
                     flight.hurry();
                     self.pull_ahead(key);
                 }
-                (Asked::Flight { flight, joined: true }, None)
+                Asked::Flight { flight, joined: true }
             }
-            Look::Lead(lead, flight) => (Asked::Flight { flight, joined: false }, Some(Departure { lead, route })),
+            Look::Lead(lead, flight) => {
+                depart(lead);
+                Asked::Flight { flight, joined: false }
+            }
         })
     }
 

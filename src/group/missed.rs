@@ -23,7 +23,7 @@ use crate::shards::Demand;
 use crate::stats::Tally;
 use crate::time::Moment;
 
-use super::get::{Asked, Departure, count, is_for_others, is_traced, own_limit};
+use super::get::{Asked, count, is_for_others, is_traced, own_limit};
 use super::inner::{Inner, record_outcome};
 use super::wait::Within;
 use super::wish::{Judged, Wish};
@@ -249,16 +249,13 @@ impl<V: Value> Inner<V> {
         let (inside, demand) = (Inside::current(), errand.demand());
         let view = self.context.peers.view();
         let route = if errand.here { Route::Load } else { view.route(key.hash) };
-        let (asked, departure) = self.ask(key, (&view, route), inside.as_ref(), demand, now)?;
-        if let Some(Departure { lead, route }) = departure {
-            match route {
-                Route::Load => self.start_loads(vec![lead], inside.as_ref()),
-                Route::Fetch(node, role) => {
-                    let terms = self.terms(left, inside, demand);
-                    self.start_fetch(&view, (node, role), std::iter::once(lead), terms, now);
-                }
+        let asked = self.ask(key, (&view, route), inside.as_ref(), demand, now, |lead| match route {
+            Route::Load => self.start_loads(vec![lead], inside.as_ref()),
+            Route::Fetch(node, role) => {
+                let terms = self.terms(left, inside.clone(), demand);
+                self.start_fetch(&view, (node, role), std::iter::once(lead), terms, now);
             }
-        }
+        })?;
         let (flight, joined) = match asked {
             Asked::Found(found) => return Ok(Begun::Found(found)),
             Asked::Flight { flight, joined } => (flight, joined),
