@@ -62,8 +62,8 @@ pub(crate) enum Part<T> {
 /// What waits to be sent.
 #[derive(Debug)]
 pub(crate) struct Batch<T> {
-    urgent: Line<T>,
-    usual: Line<T>,
+    urgent: Waiting<T>,
+    usual: Waiting<T>,
     large: VecDeque<Large<T>>,
     /// Of what is urgent and usual.
     usual_bytes: usize,
@@ -75,12 +75,12 @@ pub(crate) struct Batch<T> {
 /// Messages in the order in which they leave, as the parts of a frame, so that a whole line can be one; and about how many
 /// bytes each has.
 #[derive(Debug)]
-struct Line<T> {
+struct Waiting<T> {
     parts: VecDeque<Part<T>>,
     bytes: VecDeque<usize>,
 }
 
-impl<T> Line<T> {
+impl<T> Waiting<T> {
     fn new() -> Self {
         Self { parts: VecDeque::new(), bytes: VecDeque::new() }
     }
@@ -133,8 +133,8 @@ struct Large<T> {
 impl<T> Default for Batch<T> {
     fn default() -> Self {
         Self {
-            urgent: Line::new(),
-            usual: Line::new(),
+            urgent: Waiting::new(),
+            usual: Waiting::new(),
             large: VecDeque::new(),
             usual_bytes: 0,
             large_bytes: 0,
