@@ -122,6 +122,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_came_together_came_at_one_moment() {
+        let (clock, mut wakes) = (Clock::start(), Wakes::default());
+        let came = wakes.came(&clock);
+        assert_eq!(came, clock.now());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(wakes.came(&clock), came, "however long it takes to hand it out");
+        assert_eq!(Wakes::default().came(&clock), came + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn several_are_woken_between_tasks_and_one_at_once() {
         let noting = Arc::<Noting>::default();
         let one = noting.wakes(1).together();
