@@ -27,7 +27,8 @@ pub(crate) trait Serve: Send + Sync {
     fn schema(&self) -> u32;
 
     /// Serves keys as their owner, whatever the placement says: from the cache, at once, or by a load on this node.
-    /// Never forwards. Stops early, after at least one key, when what is served at once is all that there is `room` for.
+    /// Never forwards. What becomes of each key goes to `served`, with its place. Stops early, after at least one, when
+    /// what is served at once is all that there is `room` for; says how many it has looked at.
     fn serve(
         self: Arc<Self>,
         wanted: &[Wanted],
