@@ -9,6 +9,8 @@
 //! between two looks at sockets and timers (61 unless the runtime is told otherwise); and not later if one of those
 //! blocks in place. All of this is how fast it is, and not whether they are woken: without tokio, or should a yield mean
 //! something else one day, they are woken when they are dropped.
+//!
+//! What they wait for came together, so it came at one moment, which is kept here for all who hand it out.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
