@@ -22,6 +22,8 @@ pub type CacheKey = [u8; 16];
 
 type BoxedKey = Box<[u8]>;
 
+const THERE: &str = "all that is asked for is there";
+
 /// By name, ours first.
 pub const NAMES: [&str; 8] =
     ["peerage", "HashMap", "quick_cache", "lru", "foyer", "moka sync", "groupcache", "moka future"];
@@ -102,7 +104,7 @@ where
     fn ask(&self, requests: &[CacheKey], from: usize, stop: &AtomicBool) -> u64 {
         let mut turns = Turns::new(requests, from, stop);
         while let Some(key) = turns.next() {
-            black_box((self.get)(&self.cache, key).expect("all that is asked for is there"));
+            black_box((self.get)(&self.cache, key).expect(THERE));
         }
         turns.gets
     }
@@ -112,12 +114,14 @@ where
     }
 }
 
-/// A cache whose gets are futures: one `block_on` around the whole loop. It is filled some keys at a time.
+/// A cache whose gets are futures: one `block_on` around the whole loop, which each writes as its users would (an async
+/// closure around each get would be one more future, and its answer be moved once more). It is filled some keys at a
+/// time.
 struct Awaited<C, P, G, S> {
     name: &'static str,
     cache: C,
     put: P,
-    get: G,
+    ask: G,
     says: S,
     runtime: Handle,
 }
@@ -126,7 +130,7 @@ impl<C, P, G, S> Cache for Awaited<C, P, G, S>
 where
     C: Send + Sync,
     P: AsyncFn(&C, &[CacheKey]) + Send + Sync,
-    G: AsyncFn(&C, &CacheKey) -> Option<Bytes> + Send + Sync,
+    G: AsyncFn(&C, &mut Turns<'_>) + Send + Sync,
     S: Fn(&C) -> (u64, Option<u64>) + Send + Sync,
 {
     fn name(&self) -> &'static str {
@@ -146,9 +150,7 @@ where
     fn ask(&self, requests: &[CacheKey], from: usize, stop: &AtomicBool) -> u64 {
         self.runtime.block_on(async {
             let mut turns = Turns::new(requests, from, stop);
-            while let Some(key) = turns.next() {
-                black_box((self.get)(&self.cache, key).await.expect("all that is asked for is there"));
-            }
+            (self.ask)(&self.cache, &mut turns).await;
             turns.gets
         })
     }
@@ -200,7 +202,11 @@ fn peerage(entries: u32, runtime: &Handle) -> Result<Box<dyn Cache>> {
         name: "peerage",
         cache: (group, node),
         put: async |(group, _): &(peerage::Group<Bytes>, _), keys: &[CacheKey]| drop(group.get_many(keys).await),
-        get: async |(group, _): &(peerage::Group<Bytes>, _), key: &CacheKey| group.get(key).await.ok(),
+        ask: async |(group, _): &(peerage::Group<Bytes>, _), turns: &mut Turns<'_>| {
+            while let Some(key) = turns.next() {
+                black_box(group.get(key).await.expect(THERE));
+            }
+        },
         says: |(group, _): &(peerage::Group<Bytes>, _)| {
             let usage = group.stats().cache;
             (usage.main_entries, Some(usage.main_bytes))
@@ -295,7 +301,11 @@ fn moka_future(room: u64, runtime: &Handle) -> Box<dyn Cache> {
                 cache.insert(BoxedKey::from(*key), value()).await;
             }
         },
-        get: async |cache: &Moka, key: &CacheKey| cache.get(&key[..]).await,
+        ask: async |cache: &Moka, turns: &mut Turns<'_>| {
+            while let Some(key) = turns.next() {
+                black_box(cache.get(&key[..]).await.expect(THERE));
+            }
+        },
         says: |cache: &Moka| (cache.entry_count(), None),
         runtime: runtime.clone(),
     })
@@ -327,7 +337,11 @@ fn groupcache(runtime: &Handle) -> Box<dyn Cache> {
                 drop(cache.get(text(key)).await);
             }
         },
-        get: async |cache: &Whole, key: &CacheKey| cache.get(text(key)).await.ok(),
+        ask: async |cache: &Whole, turns: &mut Turns<'_>| {
+            while let Some(key) = turns.next() {
+                black_box(cache.get(text(key)).await.expect(THERE));
+            }
+        },
         says: |_: &Whole| (0, None),
         runtime: runtime.clone(),
     })
