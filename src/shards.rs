@@ -62,7 +62,7 @@ pub(crate) enum Kind {
 }
 
 #[derive(Debug)]
-struct Shard<V> {
+pub(crate) struct Shard<V> {
     store: Store<V>,
     /// For what peers ask, if values are worth it.
     encoded: Option<Encoded>,
@@ -87,13 +87,18 @@ impl<V: Value> Shard<V> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
-        self.find(key, place, is_fresh).map(|found| Hit::new(&found, place))
+        self.find(&key, place, is_fresh).map(|found| Hit::new(&found, place))
     }
 
     /// The entry of a key, if nothing is to be done but to serve it.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
-    fn find(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Found<'_, V>> {
+    pub(crate) fn find(
+        &self,
+        key: &KeyRef<'_>,
+        place: Place,
+        is_fresh: impl FnOnce(Moment) -> bool,
+    ) -> Option<Found<'_, V>> {
         let found = self.tags.sift(self.store.look(key, place, EARLIEST)?)?;
         is_fresh(found.due()).then_some(found)
     }
@@ -144,16 +149,16 @@ pub(crate) struct Hit<V> {
 impl<V: Clone> Hit<V> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
-    fn new(found: &Found<'_, V>, place: Place) -> Self {
+    pub(crate) fn new(found: &Found<'_, V>, place: Place) -> Self {
         Self { value: found.value().cloned(), told: found.told(), place }
     }
 }
 
-impl<V> Hit<V> {
-    pub(crate) fn source(&self) -> Source {
-        match self.place {
-            Place::Main => Source::Main,
-            Place::Hot => Source::Hot,
+impl From<Place> for Source {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Main => Self::Main,
+            Place::Hot => Self::Hot,
         }
     }
 }
@@ -162,7 +167,7 @@ impl<V> Hit<V> {
     /// As what a flight lands with. A hit does not know its tags, which who looks for a peer, or lands a flight with
     /// it, has to bring.
     pub(crate) fn landed(self, tagged: Option<Arc<Tagged>>) -> Landed<V> {
-        let source = self.source();
+        let source = self.place.into();
         let life = self.told.life();
         Landed { tagged, ..Landed::new(self.value, life, source) }
     }
@@ -251,7 +256,7 @@ impl<V: Value> Shards<V> {
     /// The same for a peer, which wants the value's bytes.
     pub(crate) fn look_encoded(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Asked<V>> {
         let shard = self.shared(key);
-        let found = shard.find(key, place, |due| now < due)?;
+        let found = shard.find(&key, place, |due| now < due)?;
         let (hit, tagged) = (Hit::new(&found, place), found.tagged().cloned());
         let encoded = shard.encoded.as_ref().and_then(|encoded| encoded.get(key));
         Some(Asked { hit, encoded, tagged, changes: shard.changes })
@@ -431,7 +436,7 @@ impl<V> Shards<V> {
     }
 
     #[inline]
-    fn shared(&self, key: KeyRef<'_>) -> RwLockReadGuard<'_, Shard<V>> {
+    pub(crate) fn shared(&self, key: KeyRef<'_>) -> RwLockReadGuard<'_, Shard<V>> {
         read(self.shard(key))
     }
 

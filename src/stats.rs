@@ -193,6 +193,7 @@ impl<'a> Tally<'a> {
 }
 
 impl Drop for Tally<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(counters) = self.0 {
             counters.abandoned.one();

@@ -66,12 +66,35 @@ impl<V: Value, T, F: Copy + Fn(Option<V>, Told, Source) -> Result<T, Error>> Fut
         if get.missed.is_some() {
             return get.poll_missed(context);
         }
-        let (group, key, answer) = (get.group, KeyRef::new(get.key), get.answer);
-        group.hit(key, answer, || get.miss(key, context))
+        get.hit(context)
     }
 }
 
 impl<'a, V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'a, V, F> {
+    /// Answers if the key is here, or else begins what has to be waited for. This is all that a hit costs: no task, no
+    /// allocation, no span unless somebody listens.
+    ///
+    /// Whatever the answer, it is written once, to where the caller wants it, and before the shard is let go of: who
+    /// reads it at once by larger words than it was written in waits until it has left the processor.
+    fn hit(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Error>> {
+        let (group, key) = (self.group, KeyRef::new(self.key));
+        if is_traced() || group.context.tasks.is_closed() || key.is_too_long() {
+            return self.miss(key, context);
+        }
+        let place = group.context.peers.place(key.hash);
+        let shard = group.shards.shared(key);
+        let Some(found) = shard.find(&key, place, |due| group.context.may_be_served(due)) else {
+            drop(shard);
+            return self.miss(key, context);
+        };
+        // Should the value's clone panic, the get ends with that.
+        let tally = Tally::new(&group.gets);
+        let hit = Hit::new(&found, place);
+        tally.counted();
+        group.hits.one(place, hit.value.is_some());
+        Poll::Ready((self.answer)(hit.value, hit.told, place.into()))
+    }
+
     /// There was no hit: begins what has to be waited for.
     #[cold]
     #[inline(never)]
@@ -103,28 +126,6 @@ struct Departures<V: Value> {
 }
 
 impl<V: Value> Inner<V> {
-    /// One key, for a caller, if it is here, or else what is to be done then. This is all that a hit costs: no task, no
-    /// allocation, no span unless somebody listens. (Whatever the answer, it is written once, to where the caller wants
-    /// it: to move it would cost as much as to find it.)
-    fn hit<T>(
-        &self,
-        key: KeyRef<'_>,
-        answer: impl Fn(Option<V>, Told, Source) -> Result<T, Error>,
-        otherwise: impl FnOnce() -> Poll<Result<T, Error>>,
-    ) -> Poll<Result<T, Error>> {
-        if is_traced() || self.context.tasks.is_closed() || key.is_too_long() {
-            return otherwise();
-        }
-        // Should the value's clone panic, the get ends with that.
-        let tally = Tally::new(&self.gets);
-        let hit = self.look(key);
-        tally.counted();
-        let Some(hit) = hit else { return otherwise() };
-        self.hits.one(hit.place, hit.value.is_some());
-        let source = hit.source();
-        Poll::Ready(answer(hit.value, hit.told, source))
-    }
-
     /// Whoever asks for this key next gets nothing that is older than what the token stands for. Says since when that
     /// has been so; nothing if this node has applied it, because then it stays so.
     pub(super) fn honour(self: &Arc<Self>, token: &Token, key: KeyRef<'_>) -> Option<Moment> {

@@ -172,7 +172,7 @@ impl<V: Value> Inner<V> {
         };
         let outcome = match encoded {
             Ok(encoded) => {
-                tally.answered(&asked.hit.source(), encoded.is_some());
+                tally.answered(&asked.hit.place.into(), encoded.is_some());
                 encoded.map_or(Outcome::NotFound, |value| {
                     let copy = copy_of(value, asked.hit.told.life(), self.config.grace, now);
                     let tags = asked.tagged.map_or_else(Vec::new, |tagged| tagged.tags().to_vec());

@@ -282,8 +282,14 @@ impl<V> Store<V> {
     /// The entry for `key`, on whichever side, if it is not due; that it was asked for is noted on it.
     ///
     /// Any number of readers may call this at once: it takes nothing out and moves nothing.
-    pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
-        let kept = self.find(&key, place)?;
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
+    pub(crate) fn look(&self, key: &KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
+        // Most of what is asked for is protected: that search is part of the caller, the others are not.
+        let kept = match self.side(place).protected.find(key) {
+            Some(kept) => kept,
+            None => self.find_elsewhere(key, place)?,
+        };
         let found = self.found(kept);
         if now >= found.due {
             return None;
@@ -301,6 +307,11 @@ impl<V> Store<V> {
     #[inline]
     fn found<'a>(&self, kept: &'a Kept<V>) -> Found<'a, V> {
         Found { kept, due: kept.due(self.grace) }
+    }
+
+    #[inline(never)]
+    fn find_elsewhere(&self, key: &KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
+        self.side(place).probation.find(key).or_else(|| self.side(place.other()).find(key))
     }
 
     fn find(&self, key: &KeyRef<'_>, place: Place) -> Option<&Kept<V>> {

@@ -68,7 +68,7 @@ impl Example {
     }
 
     fn get_at(&mut self, name: &str, place: Place, now: Moment) -> Option<Value> {
-        let value = self.store.look(key(name), place, now).map(|found| found.value().cloned());
+        let value = self.store.look(&key(name), place, now).map(|found| found.value().cloned());
         if value.is_none() {
             self.store.missed(key(name), now, &mut self.dropped);
         }

@@ -232,7 +232,7 @@ impl Pair {
         match *step {
             Step::Get(key, place) => {
                 let bytes = key_bytes(key);
-                let got = self.store.look(KeyRef::new(&bytes), place, self.now);
+                let got = self.store.look(&KeyRef::new(&bytes), place, self.now);
                 let got = got.map(|found| (found.value().map(|value| **value), found.told().life().hard));
                 if got.is_none() {
                     self.store.missed(KeyRef::new(&bytes), self.now, dropped);
