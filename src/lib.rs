@@ -107,6 +107,7 @@ mod route;
 mod shards;
 #[cfg(feature = "test-util")]
 pub mod simulation;
+mod spin;
 mod stats;
 mod store;
 mod sync;

@@ -20,6 +20,7 @@ const FLOORS: [&[&str]; 6] = [
         "pulse",
         "receipt",
         "shards",
+        "spin",
         "sync",
         "tasks",
         "threads",

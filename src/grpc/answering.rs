@@ -26,10 +26,12 @@ use tonic::codec::Streaming;
 
 use super::status_of;
 use crate::batch::{Assembly, BadSlice, Batch, FRAME_BYTES, FRAME_MESSAGES, Part, SLICE_BYTES};
+use crate::clock;
 use crate::coherence::Presence;
 use crate::error::Error;
 use crate::key::Key;
 use crate::message::{Answer, GetTerms, Outcome, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::spin::Spin;
 use crate::transport::{Handler, Room, Served, Wanted};
 use crate::wire::frames::{AnswerItem, AskFrame, Gets, ITEM_BYTES, Question, Response, call_in};
 use crate::wire::{check_size, proto};
@@ -74,6 +76,7 @@ pub(super) struct Answers {
     enough: usize,
     /// Whether the last poll cut a frame.
     has_cut: bool,
+    spin: Spin,
     /// Calls whose values come in slices, and those that are refused once theirs have come: until then the id is the
     /// other side's, and must not meet another call.
     inserts: Assembly<Result<proto::Call, Refusal>>,
@@ -131,6 +134,7 @@ impl Answers {
             // Until the other side says what is under way.
             enough: usize::MAX,
             has_cut: false,
+            spin: Spin::new(clock::cores()),
             inserts: Assembly::default(),
         }
     }
@@ -350,7 +354,10 @@ impl Answers {
                 return Ok(());
             }
             match Pin::new(&mut self.asked).poll_next(cx) {
-                Poll::Ready(Some(Ok(frame))) => self.take(frame)?,
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.spin.came();
+                    self.take(frame)?;
+                }
                 // However it ended: what the other side has asked is answered, if it still listens.
                 Poll::Ready(Some(Err(status))) => (self.is_open, self.ended) = (false, Some(status)),
                 Poll::Ready(None) => self.is_open = false,
@@ -409,7 +416,11 @@ impl Stream for Answers {
                     "the asking side has ended, and with it the credit for the large values that it has asked for";
                 Poll::Ready(Some(Err(self.ended.take().unwrap_or_else(|| Status::failed_precondition(why)))))
             }
-            None => Poll::Pending,
+            None => {
+                // Who has had answers asks again.
+                self.spin.again(|| true, cx);
+                Poll::Pending
+            }
         }
     }
 }

@@ -15,6 +15,7 @@
 mod tests;
 
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,7 @@ use futures::future::BoxFuture;
 use futures::stream::Stream;
 use slab::Slab;
 use tokio::sync::{Notify, oneshot};
+use tonic::Status;
 use tonic::codec::Streaming;
 
 use super::stream::Signs;
@@ -32,6 +34,7 @@ use super::unary::Unary;
 use crate::batch::{Assembly, BadSlice, Batch, Part, SLICE_BYTES};
 use crate::clock;
 use crate::message::{Ask, GetTerms, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::spin::Spin;
 use crate::transport::{Asker, CallError, Connection, Question, Unreachable};
 use crate::wakes::Wakes;
 use crate::wire::frames::{AnswerFrame, AskItem, ITEM_BYTES, Response};
@@ -289,6 +292,21 @@ impl Line {
         }
     }
 
+    /// The next frame of answers. The first turns without one are for callers who had theirs and ask again.
+    fn poll_frame(
+        &self,
+        answers: &mut Streaming<AnswerFrame>,
+        spin: &mut Spin,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<AnswerFrame, Status>>> {
+        let frame = Pin::new(answers).poll_next(cx);
+        match frame {
+            Poll::Ready(_) => spin.came(),
+            Poll::Pending => spin.again(|| !self.state().under_way.is_empty(), cx),
+        }
+        frame
+    }
+
     /// Takes a frame in; says whether the driver is done.
     fn take(
         &self,
@@ -470,14 +488,15 @@ impl Drop for End<'_> {
 /// Brings the answers, until the connection is lost, or not wanted any more.
 pub(super) async fn drive(line: Arc<Line>, mut answers: Streaming<AnswerFrame>, limit: usize) {
     let _end = End(&line);
+    let mut spin = Spin::new(clock::cores());
     let mut assembly = Assembly::default();
     let mut look = std::pin::pin!(clock::sleep(LOOK_IN_EVERY));
     let mut done = std::pin::pin!(line.done.notified());
     let why = loop {
         tokio::select! {
             biased;
-            frame = answers.message() => match frame {
-                Ok(Some(frame)) => {
+            frame = poll_fn(|cx| line.poll_frame(&mut answers, &mut spin, cx)) => match frame {
+                Some(Ok(frame)) => {
                     // One more: the driver itself.
                     let mut wakes = Wakes::for_up_to(frame.responses.len() + 1);
                     let taken = line.take(frame, &mut assembly, limit, &mut wakes);
@@ -488,8 +507,8 @@ pub(super) async fn drive(line: Arc<Line>, mut answers: Streaming<AnswerFrame>, 
                         Err(refusal) => break Unreachable::new(refusal),
                     }
                 }
-                Ok(None) => break closed(),
-                Err(status) => break Unreachable::new(super::in_words(&status)),
+                None => break closed(),
+                Some(Err(status)) => break Unreachable::new(super::in_words(&status)),
             },
             () = &mut look => {
                 let every = if line.look_through() { LOOK_THROUGH_EVERY } else { LOOK_IN_EVERY };
