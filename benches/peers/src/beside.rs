@@ -90,7 +90,7 @@ pub async fn measure(company: Company, options: &Options, report: &mut Report) -
         get_all(&asking, &large).await?;
     }
     let window = if options.effort == Effort::Moment { options.window() } else { Duration::from_secs(1) };
-    let load = Load { in_flight: IN_FLIGHT, size: SMALL, warm: window / 4, window };
+    let load = Load { in_flight: IN_FLIGHT, size: SMALL, warm: window / 4, window, gap: Duration::ZERO };
     let processes = [std::process::id(), server.process];
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for round in 0..options.rounds() {

@@ -28,6 +28,8 @@ pub struct Load {
     pub warm: Duration,
     /// How long it counts.
     pub window: Duration,
+    /// How long each task rests after a get.
+    pub gap: Duration,
 }
 
 /// What came of it.
@@ -107,6 +109,9 @@ async fn ask<R: Remote>(
         if phase == COUNTED {
             gets += 1;
             times.extend(began.map(|began| u32::try_from(began.elapsed().as_nanos()).unwrap_or(u32::MAX)));
+        }
+        if !load.gap.is_zero() {
+            tokio::time::sleep(load.gap).await;
         }
     }
     Ok((gets, times))

@@ -57,6 +57,7 @@ fn run(options: &Options) -> Result<()> {
             kinds: options.kinds.clone(),
             rounds: options.rounds(),
             window: options.window(),
+            gap: options.gap,
             core: None,
         };
         let cells = runtime.block_on(remote::measure(&plan))?;

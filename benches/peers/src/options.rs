@@ -72,6 +72,8 @@ pub struct Options {
     pub cells: Option<Vec<(usize, usize)>>,
     /// How long the soak takes.
     pub soak: Option<Duration>,
+    /// How long who gets from another process rests after each get.
+    pub gap: Duration,
 }
 
 /// What `--help` says.
@@ -86,13 +88,14 @@ PART: remote, pinned, hits, bytes, ratios; slow and large, not with --quick; soa
   --only A,B         of peerage, exchange, tcp, redis, memcached, unary, groupcache
   --sizes 100,1024   bytes of remote values (100, 1024, 16384)
   --in-flight 1,64   remote gets under way, up to 1024
+  --gap N            milliseconds of rest after each remote get
   --seconds N        how long the soak takes; 600 unless told";
 
 impl Options {
     /// Reads the arguments; none if help was asked for.
     pub fn parse(mut args: lexopt::Parser) -> Result<Option<Self>> {
-        let mut options =
-            Self { effort: Effort::Full, part: Part::Report, kinds: Kind::ALL.to_vec(), cells: None, soak: None };
+        let (kinds, gap) = (Kind::ALL.to_vec(), Duration::ZERO);
+        let mut options = Self { effort: Effort::Full, part: Part::Report, kinds, cells: None, soak: None, gap };
         let (mut sizes, mut in_flight) = (None, None);
         while let Some(arg) = args.next()? {
             match arg {
@@ -102,6 +105,7 @@ impl Options {
                 Long("only") => options.kinds = list(&mut args, Kind::of)?,
                 Long("sizes") => sizes = Some(list(&mut args, |word| word.parse().ok())?),
                 Long("in-flight") => in_flight = Some(list(&mut args, |word| word.parse().ok())?),
+                Long("gap") => options.gap = Duration::from_millis(args.value()?.parse()?),
                 Long("seconds") => options.soak = Some(Duration::from_secs(args.value()?.parse()?)),
                 Value(name) => match name.to_str().and_then(Part::of) {
                     Some(part) => options.part = part,

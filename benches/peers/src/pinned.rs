@@ -74,6 +74,7 @@ pub fn client(args: &[String]) -> Result<()> {
         kinds: kinds.iter().filter_map(|name| Kind::of(name)).collect(),
         rounds: rounds.parse()?,
         window: Duration::from_millis(window.parse()?),
+        gap: Duration::ZERO,
         core,
     };
     let cells = servers::runtime(core)?.block_on(remote::measure(&plan))?;

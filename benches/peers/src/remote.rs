@@ -21,6 +21,8 @@ pub struct Plan {
     pub rounds: usize,
     /// How long each measurement counts.
     pub window: Duration,
+    /// How long each task rests after a get.
+    pub gap: Duration,
     /// The core that both sides share, if they do.
     pub core: Option<usize>,
 }
@@ -109,7 +111,8 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Cell>> {
         .collect();
     for round in 0..plan.rounds {
         for cell in &mut cells {
-            let load = Load { in_flight: cell.in_flight, size: cell.size, warm: plan.window / 8, window: plan.window };
+            let (warm, window, gap) = (plan.window / 8, plan.window, plan.gap);
+            let load = Load { in_flight: cell.in_flight, size: cell.size, warm, window, gap };
             for turn in 0..contenders.len() {
                 let turn = (turn + round) % contenders.len();
                 contenders[turn].fill(cell.size).await?;
