@@ -3,7 +3,8 @@
 //! Whoever asks puts the question into the batch and leaves; the stream's body cuts frames from there when the runtime
 //! comes round to it; the driver reads what comes back, and hands each answer to whoever waits. **The driver never
 //! waits for anything but the stream** (and, after several answers, for the runtime to wake those that had them), so a
-//! peer that does not read holds up what is sent to it, and nothing else.
+//! peer that does not read holds up what is sent to it, and nothing else. (Having had a frame, it looks for the next for
+//! a moment before its thread sleeps: see `spin.rs`.)
 //! What must hold:
 //!
 //! - every question gets one outcome: an answer, a refusal, or that the connection was lost; dropped with the driver,
