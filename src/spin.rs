@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_expected_is_looked_for_a_few_times_only_and_that_counts_for_nothing() {
+    fn what_is_not_expected_is_looked_for_once_more_only_and_that_counts_for_nothing() {
         let mut spin = spin();
         assert!((0..1000).all(|_| in_vain(&mut spin, false) == FIRST_TURNS));
         assert_eq!(in_vain(&mut spin, true), TURNS - 1);

@@ -293,7 +293,7 @@ impl Line {
         }
     }
 
-    /// The next frame of answers. The first turns without one are for callers who had theirs and ask again.
+    /// The next frame of answers. The first turn without one is for callers who had theirs and ask again.
     fn poll_frame(
         &self,
         answers: &mut Streaming<AnswerFrame>,

@@ -285,11 +285,7 @@ impl<V> Store<V> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
     pub(crate) fn look(&self, key: &KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
-        // Most of what is asked for is protected: that search is part of the caller, the others are not.
-        let kept = match self.side(place).protected.find(key) {
-            Some(kept) => kept,
-            None => self.find_elsewhere(key, place)?,
-        };
+        let kept = self.find(key, place)?;
         let found = self.found(kept);
         if now >= found.due {
             return None;
@@ -309,13 +305,19 @@ impl<V> Store<V> {
         Found { kept, due: kept.due(self.grace) }
     }
 
+    /// Most of what is asked for is protected: that search is part of the caller, the others are not.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
+    fn find(&self, key: &KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
+        match self.side(place).protected.find(key) {
+            Some(kept) => Some(kept),
+            None => self.find_elsewhere(key, place),
+        }
+    }
+
     #[inline(never)]
     fn find_elsewhere(&self, key: &KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
         self.side(place).probation.find(key).or_else(|| self.side(place.other()).find(key))
-    }
-
-    fn find(&self, key: &KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
-        self.side(place).find(key).or_else(|| self.side(place.other()).find(key))
     }
 
     fn find_mut(&mut self, key: &KeyRef<'_>) -> Option<&mut Kept<V>> {
