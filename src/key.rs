@@ -27,9 +27,7 @@ const SIP_KEY: (u64, u64) = (u64::from_le_bytes(*b"peerage "), u64::from_le_byte
 
 /// SipHash-1-3 under the protocol's key.
 pub(crate) fn protocol_hash(bytes: &[u8]) -> u64 {
-    let mut hasher = SipHasher13::new_with_keys(SIP_KEY.0, SIP_KEY.1);
-    hasher.write(bytes);
-    hasher.finish()
+    SipHasher13::new_with_keys(SIP_KEY.0, SIP_KEY.1).hash(bytes)
 }
 
 /// A key: any bytes, cheap to clone.
@@ -285,6 +283,17 @@ impl<'a> Borrow<dyn Probe + 'a> for HashedKey {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seeded(pub(crate) u64);
 
+impl Seeded {
+    /// What a hash becomes.
+    #[inline]
+    pub(crate) fn mix(self, hash: u64) -> u64 {
+        let mut mixed = self.0 ^ hash;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
 impl BuildHasher for Seeded {
     type Hasher = Mixer;
 
@@ -298,10 +307,12 @@ pub(crate) struct Mixer(u64);
 
 impl Hasher for Mixer {
     fn write_u64(&mut self, hash: u64) {
-        let mut mixed = self.0 ^ hash;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.0 = mixed ^ (mixed >> 31);
+        self.0 = Seeded(self.0).mix(hash);
+    }
+
+    /// Takes what was mixed before, with the same seed.
+    fn write_i64(&mut self, mixed: i64) {
+        self.0 = mixed.cast_unsigned();
     }
 
     fn write(&mut self, _: &[u8]) {

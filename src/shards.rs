@@ -27,7 +27,7 @@ use crate::flight::{Flights, Join, Landed, Wait};
 use crate::key::{HashedKey, KeyRef, Seeded};
 use crate::planted::{Bug, is_planted};
 use crate::stats::CacheUsage;
-use crate::store::{Dropped, Entry, Found, Place, Store, Told};
+use crate::store::{Dropped, Entry, Found, Place, Sought, Store, Told};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::tags::Tagged;
 use crate::time::Moment;
@@ -87,7 +87,7 @@ impl<V: Value> Shard<V> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
-        self.find(&key, place, is_fresh).map(|found| Hit::new(&found, place))
+        self.find(&self.store.sought(key), place, is_fresh).map(|found| Hit::new(&found, place))
     }
 
     /// The entry of a key, if nothing is to be done but to serve it.
@@ -95,7 +95,7 @@ impl<V: Value> Shard<V> {
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     pub(crate) fn find(
         &self,
-        key: &KeyRef<'_>,
+        key: &Sought<'_>,
         place: Place,
         is_fresh: impl FnOnce(Moment) -> bool,
     ) -> Option<Found<'_, V>> {
@@ -196,6 +196,8 @@ pub(crate) enum Look<V: Value> {
 pub(crate) struct Shards<V> {
     shards: Box<[RwLock<Shard<V>>]>,
     seed: u64,
+    /// That of all stores.
+    table_seed: Seeded,
     largest: usize,
     clock: Clock,
     tags: Arc<TagClock>,
@@ -222,9 +224,10 @@ impl<V: Value> Shards<V> {
         let budget = capacity / count - encoded_budget;
         let hot_budget = part(budget, hot_share);
         let tags = Arc::<TagClock>::default();
+        let table_seed = Seeded(random());
         let shard = || {
             RwLock::new(Shard {
-                store: Store::new(budget, hot_budget, grace, random()),
+                store: Store::new(budget, hot_budget, grace, table_seed),
                 encoded: (encoded_budget > 0).then(|| Encoded::new(encoded_budget, random())),
                 changes: 0,
                 loads: Flights::new(LOADS_OF_A_KEY, Seeded(random())),
@@ -235,6 +238,7 @@ impl<V: Value> Shards<V> {
         Self {
             shards: (0..count).map(|_| shard()).collect(),
             seed: random() | 1,
+            table_seed,
             largest: budget.min(Store::<V>::LARGEST),
             clock,
             tags,
@@ -250,13 +254,15 @@ impl<V: Value> Shards<V> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
-        self.shared(key).look(key, place, is_fresh)
+        let sought = self.sought(key);
+        self.shared(key).find(&sought, place, is_fresh).map(|found| Hit::new(&found, place))
     }
 
     /// The same for a peer, which wants the value's bytes.
     pub(crate) fn look_encoded(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Asked<V>> {
+        let sought = self.sought(key);
         let shard = self.shared(key);
-        let found = shard.find(&key, place, |due| now < due)?;
+        let found = shard.find(&sought, place, |due| now < due)?;
         let (hit, tagged) = (Hit::new(&found, place), found.tagged().cloned());
         let encoded = shard.encoded.as_ref().and_then(|encoded| encoded.get(key));
         Some(Asked { hit, encoded, tagged, changes: shard.changes })
@@ -433,6 +439,12 @@ impl<V> Shards<V> {
         // The product's high half depends on all of the hash, and on a seed that no other process knows.
         let mixed = (key.hash.0.wrapping_mul(self.seed) >> 32) as usize;
         &self.shards[mixed & (self.shards.len() - 1)]
+    }
+
+    /// The key as the stores are searched for it.
+    #[inline]
+    pub(crate) fn sought<'a>(&self, key: KeyRef<'a>) -> Sought<'a> {
+        Sought::new(key, self.table_seed)
     }
 
     #[inline]

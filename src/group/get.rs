@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -43,74 +43,98 @@ pub(super) enum Asked<V: Value> {
 
 /// A get of one key, for a caller; `answer` makes of what was found what the caller asked for.
 ///
-/// A hit is answered at the first poll, and polling it is little enough to become part of whoever polls, who then need
-/// not take the answer out of three wrappings.
-pub(super) struct Get<'a, V: Value, F> {
-    pub(super) group: &'a Arc<Inner<V>>,
-    pub(super) key: &'a [u8],
+/// A hit is answered at the first poll, and polling it becomes part of whoever polls. So that its answer need not even
+/// lie in memory on its way there, nothing else writes to where it would: what comes later is handed over in `way`.
+pub(super) struct Get<'a, V: Value, F, T> {
+    group: &'a Arc<Inner<V>>,
+    key: &'a [u8],
     /// The group's if none is given.
-    pub(super) limit: Option<Duration>,
-    pub(super) answer: F,
-    pub(super) missed: Option<Missed<'a, V>>,
+    limit: Option<Duration>,
+    answer: F,
+    way: Way<'a, V, T>,
+}
+
+/// How far a get has come.
+enum Way<'a, V: Value, T> {
+    /// It has not looked.
+    Look,
+    /// There was no hit.
+    Missed(Missed<'a, V>),
+    /// It has waited for its answer, which is there until it is taken.
+    Answered(Option<Result<T, Error>>),
 }
 
 /// Nothing in it is pinned: a value may lie in it, and does so as in any other struct.
-impl<V: Value, F> Unpin for Get<'_, V, F> {}
+impl<V: Value, F, T> Unpin for Get<'_, V, F, T> {}
 
-impl<V: Value, T, F: Copy + Fn(Option<V>, Told, Source) -> Result<T, Error>> Future for Get<'_, V, F> {
+impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Future for Get<'_, V, F, T> {
     type Output = Result<T, Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let get = self.get_mut();
-        if get.missed.is_some() {
-            return get.poll_missed(context);
+        if matches!(get.way, Way::Look)
+            && let Some(answer) = get.hit()
+        {
+            return Poll::Ready(answer);
         }
-        get.hit(context)
+        ready!(get.wait(context));
+        match &mut get.way {
+            Way::Answered(answer) => answer.take().map_or(Poll::Pending, Poll::Ready),
+            Way::Look | Way::Missed(_) => Poll::Pending,
+        }
     }
 }
 
-impl<'a, V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'a, V, F> {
-    /// Answers if the key is here, or else begins what has to be waited for. This is all that a hit costs: no task, no
-    /// allocation, no span unless somebody listens.
-    ///
-    /// Whatever the answer, it is written once, to where the caller wants it, and before the shard is let go of: who
-    /// reads it at once by larger words than it was written in waits until it has left the processor.
-    fn hit(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Error>> {
+impl<'a, V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'a, V, F, T> {
+    pub(super) fn new(group: &'a Arc<Inner<V>>, key: &'a [u8], limit: Option<Duration>, answer: F) -> Self {
+        Self { group, key, limit, answer, way: Way::Look }
+    }
+
+    /// With a wish, not any hit will do.
+    pub(super) fn wishing(self, wish: Wish) -> Self {
+        if !wish.is_any() {
+            return self;
+        }
+        let long = Missed::long(self.group, KeyRef::new(self.key), self.limit, wish);
+        Self { way: Way::Missed(long), ..self }
+    }
+
+    /// The answer if the key is here. This is all that a hit costs: no task, no allocation, no span unless somebody
+    /// listens.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "an answer that comes by memory, twice, takes a tenth of a hit")]
+    fn hit(&self) -> Option<Result<T, Error>> {
         let (group, key) = (self.group, KeyRef::new(self.key));
         if is_traced() || group.context.tasks.is_closed() || key.is_too_long() {
-            return self.miss(key, context);
+            return None;
         }
         let place = group.context.peers.place(key.hash);
+        let sought = group.shards.sought(key);
         let shard = group.shards.shared(key);
-        let Some(found) = shard.find(&key, place, |due| group.context.may_be_served(due)) else {
-            drop(shard);
-            return self.miss(key, context);
-        };
+        let found = shard.find(&sought, place, |due| group.context.may_be_served(due))?;
         // Should the value's clone panic, the get ends with that.
         let tally = Tally::new(&group.gets);
         let hit = Hit::new(&found, place);
         tally.counted();
         group.hits.one(place, hit.value.is_some());
-        Poll::Ready((self.answer)(hit.value, hit.told, place.into()))
+        Some((self.answer)(hit.value, hit.told, place.into()))
     }
 
-    /// There was no hit: begins what has to be waited for.
+    /// There was no hit: begins what has to be waited for, and waits until it is answered.
     #[cold]
     #[inline(never)]
-    fn miss(&mut self, key: KeyRef<'a>, context: &mut Context<'_>) -> Poll<Result<T, Error>> {
-        self.missed = Some(Missed::new(self.group, key, self.limit));
-        self.poll_missed(context)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn poll_missed(&mut self, context: &mut Context<'_>) -> Poll<Result<T, Error>> {
-        let Some(missed) = &mut self.missed else { return Poll::Pending };
-        missed.poll(self.key, context).map(|landing| {
-            let Landed { value, life, source, .. } = landing?;
-            (self.answer)(value, life.into(), source)
-        })
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.way, Way::Look) {
+            self.way = Way::Missed(Missed::new(self.group, KeyRef::new(self.key), self.limit));
+        }
+        if let Way::Missed(missed) = &mut self.way {
+            let landing = ready!(missed.poll(self.key, context));
+            let answer =
+                landing.and_then(|Landed { value, life, source, .. }| (self.answer)(value, life.into(), source));
+            self.way = Way::Answered(Some(answer));
+        }
+        Poll::Ready(())
     }
 }
 

@@ -43,7 +43,6 @@ pub use builder::{GroupBuilder, InBatches, LoadsInto, OneByOne};
 pub(crate) use context::{Context, Life};
 use get::Get;
 use inner::Inner;
-use missed::Missed;
 pub(crate) use planted::stores_unasked;
 pub(crate) use registry::{Registry, Serve};
 use wish::Wish;
@@ -125,25 +124,21 @@ impl<V: Value> Group<V> {
 
     /// The value of a key as `get_with` tells it, and when its load began.
     async fn entry(&self, key: &[u8], limit: Option<Duration>, wish: Wish) -> Result<(Entry<V>, Moment), Error> {
-        let mut get = self.one(key, limit, |value, told, source| {
+        let get = self.one(key, limit, |value, told, source| {
             let now = self.inner.now();
             let value = value.ok_or(Error::NotFound)?;
             let (age, time_left) = (now.since(told.born()), told.hard().left(now));
             Ok((Entry { value, age, time_left, source }, told.born()))
         });
-        if wish.is_any() {
-            // Not any hit will do.
-            get.missed = Some(Missed::long(&self.inner, KeyRef::new(key), limit, wish));
-        }
-        get.await
+        get.wishing(wish).await
     }
 
     #[inline]
-    fn one<'a, T, F>(&'a self, key: &'a [u8], limit: Option<Duration>, answer: F) -> Get<'a, V, F>
+    fn one<'a, T, F>(&'a self, key: &'a [u8], limit: Option<Duration>, answer: F) -> Get<'a, V, F, T>
     where
         F: Fn(Option<V>, Told, Source) -> Result<T, Error>,
     {
-        Get { group: &self.inner, key, limit, answer, missed: None }
+        Get::new(&self.inner, key, limit, answer)
     }
 
     /// The values of many keys, in the order of the keys, each with its own error. One message goes to each node that

@@ -16,11 +16,11 @@ use crate::store::Place;
 
 /// A bit for each slot.
 #[derive(Debug)]
-pub(super) struct Share(Box<[AtomicU64]>);
+pub(super) struct Share(Box<[AtomicU64; SLOTS / BITS]>);
 
 impl Share {
     pub(super) fn new(bits: &[u64]) -> Self {
-        let share = Self((0..SLOTS / BITS).map(|_| AtomicU64::new(0)).collect());
+        let share = Self(Box::new([const { AtomicU64::new(0) }; SLOTS / BITS]));
         share.set(bits);
         share
     }

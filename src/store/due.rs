@@ -8,7 +8,7 @@ use crate::time::Moment;
 impl<V> Store<V> {
     /// The entry for `key` if it is due, but may still be served: a refresh is to begin.
     pub(crate) fn past_soft(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
-        let kept = self.find(&key, place)?;
+        let kept = self.find(&self.sought(key), place)?;
         let found = self.found(kept);
         if now < found.due || now >= kept.life().hard() {
             return None;
@@ -19,7 +19,7 @@ impl<V> Store<V> {
 
     /// A successor of what is held for `key` is about to be loaded: what is held is not due before its hard limit.
     pub(crate) fn begin_refresh(&mut self, key: KeyRef<'_>) {
-        if let Some(kept) = self.find_mut(&key) {
+        if let Some(kept) = self.find_mut(&self.sought(key)) {
             kept.begin_refresh();
         }
     }
@@ -28,31 +28,33 @@ impl<V> Store<V> {
     /// that is longer each time. `dice` is in `[0, 1)`.
     pub(crate) fn failed(&mut self, key: KeyRef<'_>, now: Moment, dice: f64) -> Option<Found<'_, V>> {
         let grace = self.grace;
-        let kept = self.find_mut(&key)?;
+        let kept = self.find_mut(&self.sought(key))?;
         if now >= kept.life().end(grace) {
             return None;
         }
         kept.note_failure(now, dice);
-        self.find(&key, Place::Main).map(|kept| self.found(kept))
+        self.find(&self.sought(key), Place::Main).map(|kept| self.found(kept))
     }
 
     /// A refresh of `key` has brought nothing newer than what was `born` then: as if it had failed, but it is no reason
     /// to serve what has expired.
     pub(crate) fn not_refreshed(&mut self, key: KeyRef<'_>, born: Moment, now: Moment, dice: f64) {
-        if let Some(kept) = self.find_mut(&key).filter(|kept| kept.life().born() <= born && now < kept.life().hard()) {
+        if let Some(kept) =
+            self.find_mut(&self.sought(key)).filter(|kept| kept.life().born() <= born && now < kept.life().hard())
+        {
             kept.note_failure(now, dice);
         }
     }
 
     /// Whether anything is held for `key`, expired or not.
     pub(crate) fn holds(&self, key: KeyRef<'_>) -> bool {
-        self.find(&key, Place::Main).is_some()
+        self.find(&self.sought(key), Place::Main).is_some()
     }
 
     /// Tells the store that a key was asked for and a look found nothing. An entry whose grace is over, if it has one,
     /// is taken out. Says whether it was.
     pub(crate) fn missed(&mut self, key: KeyRef<'_>, now: Moment, dropped: &mut Dropped<V>) -> bool {
-        let is_over = self.find(&key, Place::Main).is_some_and(|kept| now >= kept.life().end(self.grace));
+        let is_over = self.find(&self.sought(key), Place::Main).is_some_and(|kept| now >= kept.life().end(self.grace));
         if is_over {
             self.expiries += 1;
             self.remove(key, dropped);

@@ -7,7 +7,7 @@
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 
-use crate::key::{KeyRef, protocol_hash};
+use crate::key::{KeyRef, Seeded, protocol_hash};
 
 /// The longest key that needs no block of its own.
 const SHORT: usize = 22;
@@ -68,43 +68,74 @@ impl Hash for StoreKey {
     }
 }
 
-/// What a table is searched by: bytes, and a hash that is brought along or worked out.
-pub(super) trait Sought {
-    fn bytes(&self) -> &[u8];
-    fn hash(&self) -> u64;
+/// A key as the tables of one store are searched for it: with its hash mixed by their seed.
+///
+/// It can be made before the store is at hand. A hit does so before it locks: behind the lock the mixing would wait for
+/// the seed to be read, and the search for the mixing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sought<'a> {
+    bytes: &'a [u8],
+    mixed: u64,
 }
 
-impl Sought for StoreKey {
+impl<'a> Sought<'a> {
+    #[inline]
+    pub(crate) fn new(key: KeyRef<'a>, seed: Seeded) -> Self {
+        Self { bytes: key.bytes, mixed: seed.mix(key.hash.0) }
+    }
+
+    /// What is left of the key when it has gone. The seed keeps others from choosing keys that share one.
+    pub(super) fn trace(self) -> u64 {
+        self.mixed
+    }
+}
+
+/// What a table can be searched by.
+pub(super) trait Search {
+    fn bytes(&self) -> &[u8];
+    fn hash(&self) -> Hashed;
+}
+
+/// A hash, of the wire or mixed with the table's seed before.
+pub(super) enum Hashed {
+    Wire(u64),
+    Mixed(u64),
+}
+
+impl Search for StoreKey {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
     fn bytes(&self) -> &[u8] {
         self.bytes()
     }
 
-    fn hash(&self) -> u64 {
-        self.hash()
+    fn hash(&self) -> Hashed {
+        Hashed::Wire(self.hash())
     }
 }
 
-impl Sought for KeyRef<'_> {
+impl Search for Sought<'_> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
     fn bytes(&self) -> &[u8] {
         self.bytes
     }
 
-    fn hash(&self) -> u64 {
-        self.hash.0
+    fn hash(&self) -> Hashed {
+        Hashed::Mixed(self.mixed)
     }
 }
 
-impl Hash for dyn Sought + '_ {
+impl Hash for dyn Search + '_ {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(Sought::hash(self));
+        match Search::hash(self) {
+            Hashed::Wire(hash) => state.write_u64(hash),
+            Hashed::Mixed(mixed) => state.write_i64(mixed.cast_signed()),
+        }
     }
 }
 
-impl PartialEq for dyn Sought + '_ {
+impl PartialEq for dyn Search + '_ {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
     fn eq(&self, other: &Self) -> bool {
@@ -112,12 +143,12 @@ impl PartialEq for dyn Sought + '_ {
     }
 }
 
-impl Eq for dyn Sought + '_ {}
+impl Eq for dyn Search + '_ {}
 
-impl<'a> Borrow<dyn Sought + 'a> for StoreKey {
+impl<'a> Borrow<dyn Search + 'a> for StoreKey {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
-    fn borrow(&self) -> &(dyn Sought + 'a) {
+    fn borrow(&self) -> &(dyn Search + 'a) {
         self
     }
 }
@@ -145,8 +176,8 @@ mod tests {
 
     #[test]
     fn the_same_hash_is_not_yet_the_same_key() {
-        let [a, b] = [b"a", b"b"].map(|bytes| KeyRef { bytes, hash: KeyRef::new(b"same").hash });
-        assert!(&a as &dyn Sought != &b as &dyn Sought);
-        assert!(&a as &dyn Sought == &StoreKey::new(b"a") as &dyn Sought);
+        let [a, b] = [b"a", b"b"].map(|bytes| Sought { bytes, mixed: 1 });
+        assert!(&a as &dyn Search != &b as &dyn Search);
+        assert!(&a as &dyn Search == &StoreKey::new(b"a") as &dyn Search);
     }
 }

@@ -47,11 +47,11 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use entry::{Entry, Told};
+pub(crate) use key::Sought;
 pub(crate) use sweep::{QUEUES, Swept};
 
 use entry::{Kept, cost};
@@ -182,7 +182,7 @@ struct Side<V> {
 }
 
 impl<V> Side<V> {
-    fn new(seed: u64) -> Self {
+    fn new(seed: Seeded) -> Self {
         Self { probation: Order::new(seed), protected: Order::new(seed) }
     }
 
@@ -208,18 +208,18 @@ impl<V> Side<V> {
         }
     }
 
-    fn find(&self, key: &KeyRef<'_>) -> Option<&Kept<V>> {
+    fn find(&self, key: &Sought<'_>) -> Option<&Kept<V>> {
         // Most of what is held is protected.
         self.protected.find(key).or_else(|| self.probation.find(key))
     }
 
-    fn find_mut(&mut self, key: &KeyRef<'_>) -> Option<&mut Kept<V>> {
+    fn find_mut(&mut self, key: &Sought<'_>) -> Option<&mut Kept<V>> {
         let rank = if self.protected.find(key).is_some() { Rank::Protected } else { Rank::Probation };
         self.queue_mut(rank).find_mut(key)
     }
 
     /// The entry, and whether it had proven itself.
-    fn take(&mut self, key: KeyRef<'_>) -> Option<(Kept<V>, bool)> {
+    fn take(&mut self, key: &Sought<'_>) -> Option<(Kept<V>, bool)> {
         if let Some(kept) = self.protected.take(key) {
             return Some((kept, true));
         }
@@ -257,7 +257,7 @@ impl<V> Store<V> {
     ///
     /// The `seed` scatters the keys in the tables. It must not be the one by which keys were sorted into shards: all
     /// keys of a shard would agree in bits that are meant to tell them apart.
-    pub(crate) fn new(budget: usize, hot_budget: usize, grace: Duration, seed: u64) -> Self {
+    pub(crate) fn new(budget: usize, hot_budget: usize, grace: Duration, seed: Seeded) -> Self {
         Self {
             main: Side::new(seed),
             hot: Side::new(seed),
@@ -265,7 +265,7 @@ impl<V> Store<V> {
             budget,
             hot_budget: hot_budget.min(budget),
             grace,
-            seed: Seeded(seed),
+            seed,
             swept_after: 0,
             places_taken: 0,
             evictions: 0,
@@ -284,7 +284,7 @@ impl<V> Store<V> {
     /// Any number of readers may call this at once: it takes nothing out and moves nothing.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
-    pub(crate) fn look(&self, key: &KeyRef<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
+    pub(crate) fn look(&self, key: &Sought<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
         let kept = self.find(key, place)?;
         let found = self.found(kept);
         if now >= found.due {
@@ -296,8 +296,13 @@ impl<V> Store<V> {
 
     /// The entry for `key`, on whichever side, if it may be served, due or not. Notes nothing.
     pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<Found<'_, V>> {
-        let found = self.found(self.find(&key, Place::Main)?);
+        let found = self.found(self.find(&self.sought(key), Place::Main)?);
         (now < found.end()).then_some(found)
+    }
+
+    #[inline]
+    pub(crate) fn sought<'a>(&self, key: KeyRef<'a>) -> Sought<'a> {
+        Sought::new(key, self.seed)
     }
 
     #[inline]
@@ -308,7 +313,7 @@ impl<V> Store<V> {
     /// Most of what is asked for is protected: that search is part of the caller, the others are not.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
-    fn find(&self, key: &KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
+    fn find(&self, key: &Sought<'_>, place: Place) -> Option<&Kept<V>> {
         match self.side(place).protected.find(key) {
             Some(kept) => Some(kept),
             None => self.find_elsewhere(key, place),
@@ -316,11 +321,11 @@ impl<V> Store<V> {
     }
 
     #[inline(never)]
-    fn find_elsewhere(&self, key: &KeyRef<'_>, place: Place) -> Option<&Kept<V>> {
+    fn find_elsewhere(&self, key: &Sought<'_>, place: Place) -> Option<&Kept<V>> {
         self.side(place).probation.find(key).or_else(|| self.side(place.other()).find(key))
     }
 
-    fn find_mut(&mut self, key: &KeyRef<'_>) -> Option<&mut Kept<V>> {
+    fn find_mut(&mut self, key: &Sought<'_>) -> Option<&mut Kept<V>> {
         let side = if self.main.find(key).is_some() { &mut self.main } else { &mut self.hot };
         side.find_mut(key)
     }
@@ -330,6 +335,7 @@ impl<V> Store<V> {
     /// An entry that costs more than its side may ever hold is refused. What was held for the key goes all the same: an
     /// old value must not outlive the new one.
     pub(crate) fn insert(&mut self, key: KeyRef<'_>, entry: Entry<V>, place: Place, dropped: &mut Dropped<V>) -> bool {
+        let sought = self.sought(key);
         self.remove(key, dropped);
         let cost = cost(key.bytes, &entry);
         let Some(fitting) = u32::try_from(cost).ok().filter(|_| cost <= self.limit(place)) else {
@@ -337,7 +343,7 @@ impl<V> Store<V> {
             dropped.values.extend(entry.value);
             return false;
         };
-        let rank = self.rank_of(self.trace(key.hash.0), cost, dropped);
+        let rank = self.rank_of(sought.trace(), cost, dropped);
         self.make_room(cost, place, rank, dropped);
         self.put(StoreKey::new(key.bytes), Kept::new(entry, fitting), place, rank);
         true
@@ -347,9 +353,10 @@ impl<V> Store<V> {
     ///
     /// That the key had proven itself is remembered: its next value does not begin on probation.
     pub(crate) fn remove(&mut self, key: KeyRef<'_>, dropped: &mut Dropped<V>) -> bool {
-        let Some((kept, is_proven)) = self.main.take(key).or_else(|| self.hot.take(key)) else { return false };
+        let key = self.sought(key);
+        let Some((kept, is_proven)) = self.main.take(&key).or_else(|| self.hot.take(&key)) else { return false };
         if is_proven {
-            self.ghosts.add(self.trace(key.hash.0), self.len());
+            self.ghosts.add(key.trace(), self.len());
         }
         dropped.values.extend(kept.held.into_value());
         true
@@ -357,7 +364,7 @@ impl<V> Store<V> {
 
     /// The tags of what is held for a key.
     pub(crate) fn tagged(&self, key: KeyRef<'_>) -> Option<&Arc<Tagged>> {
-        self.find(&key, Place::Main)?.tagged()
+        self.find(&self.sought(key), Place::Main)?.tagged()
     }
 
     /// Takes everything out, in the same short time however much it is.
@@ -463,7 +470,7 @@ impl<V> Store<V> {
     fn let_go(&mut self, key: &StoreKey, kept: Kept<V>, rank: Rank, dropped: &mut Dropped<V>) {
         self.evictions += 1;
         if rank == Rank::Probation {
-            self.ghosts.add(self.trace(key.hash()), self.len());
+            self.ghosts.add(self.seed.mix(key.hash()), self.len());
         }
         dropped.values.extend(kept.held.into_value());
     }
@@ -482,11 +489,6 @@ impl<V> Store<V> {
         let candidates = places.iter().copied().filter_map(oldest);
         let oldest = candidates.reduce(|a, b| if b.1.took_its_place_before(a.1) { b } else { a });
         oldest.map(|(place, _)| place)
-    }
-
-    /// What is left of a key when it has gone. The seed keeps others from choosing keys that share one.
-    fn trace(&self, hash: u64) -> u64 {
-        self.seed.hash_one(hash)
     }
 
     fn bytes(&self) -> usize {

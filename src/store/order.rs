@@ -7,8 +7,8 @@
 use lru::LruCache;
 
 use super::entry::Kept;
-use super::key::{Sought, StoreKey};
-use crate::key::{KeyRef, Seeded};
+use super::key::{Search, Sought, StoreKey};
+use crate::key::Seeded;
 
 /// A queue of entries. It is the list of an LRU cache whose entries are never touched, only put in anew.
 #[derive(Debug)]
@@ -17,12 +17,12 @@ pub(super) struct Order<V> {
     bytes: usize,
     /// How many of them may have an end before they are asked for.
     mortal: usize,
-    seed: u64,
+    seed: Seeded,
 }
 
 impl<V> Order<V> {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { entries: LruCache::unbounded_with_hasher(Seeded(seed)), bytes: 0, mortal: 0, seed }
+    pub(super) fn new(seed: Seeded) -> Self {
+        Self { entries: LruCache::unbounded_with_hasher(seed), bytes: 0, mortal: 0, seed }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -39,8 +39,8 @@ impl<V> Order<V> {
 
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
-    pub(super) fn find(&self, key: &KeyRef<'_>) -> Option<&Kept<V>> {
-        self.entries.peek(key as &dyn Sought)
+    pub(super) fn find(&self, key: &Sought<'_>) -> Option<&Kept<V>> {
+        self.entries.peek(key as &dyn Search)
     }
 
     /// How many entries may have an end before they are asked for.
@@ -48,8 +48,8 @@ impl<V> Order<V> {
         self.mortal
     }
 
-    pub(super) fn find_mut(&mut self, key: &KeyRef<'_>) -> Option<&mut Kept<V>> {
-        self.entries.peek_mut(key as &dyn Sought)
+    pub(super) fn find_mut(&mut self, key: &Sought<'_>) -> Option<&mut Kept<V>> {
+        self.entries.peek_mut(key as &dyn Search)
     }
 
     pub(super) fn oldest(&self) -> Option<&Kept<V>> {
@@ -64,8 +64,8 @@ impl<V> Order<V> {
         debug_assert!(replaced.is_none(), "an entry was put over another");
     }
 
-    pub(super) fn take(&mut self, key: KeyRef<'_>) -> Option<Kept<V>> {
-        let kept = self.entries.pop(&key as &dyn Sought)?;
+    pub(super) fn take(&mut self, key: &Sought<'_>) -> Option<Kept<V>> {
+        let kept = self.entries.pop(key as &dyn Search)?;
         self.forget(&kept);
         Some(kept)
     }

@@ -42,7 +42,7 @@ struct Example {
 impl Example {
     /// Room for this many entries, all but one of them protected, and for how many hot ones among them.
     fn with_room(all: usize, hot: usize) -> Self {
-        Self { store: Store::new(all * ONE, hot * ONE, GRACE, 7), dropped: Dropped::default() }
+        Self { store: Store::new(all * ONE, hot * ONE, GRACE, Seeded(7)), dropped: Dropped::default() }
     }
 
     /// Inserts an entry for each letter.
@@ -68,7 +68,7 @@ impl Example {
     }
 
     fn get_at(&mut self, name: &str, place: Place, now: Moment) -> Option<Value> {
-        let value = self.store.look(&key(name), place, now).map(|found| found.value().cloned());
+        let value = self.store.look(&self.store.sought(key(name)), place, now).map(|found| found.value().cloned());
         if value.is_none() {
             self.store.missed(key(name), now, &mut self.dropped);
         }

@@ -18,7 +18,7 @@ fn tailed(value: u32) -> Entry<Value> {
 
 impl Example {
     fn is_served(&self, now: Moment) -> bool {
-        self.store.look(&key("a"), Place::Main, now).is_some()
+        self.store.look(&self.store.sought(key("a")), Place::Main, now).is_some()
     }
 
     fn is_past_soft(&self, now: Moment) -> bool {

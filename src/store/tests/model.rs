@@ -77,7 +77,7 @@ enum Among {
 }
 
 fn trace_of(key: u8) -> u64 {
-    Seeded(7).hash_one(KeyRef::new(&key_bytes(key)).hash.0)
+    Seeded(7).mix(KeyRef::new(&key_bytes(key)).hash.0)
 }
 
 impl Model {
@@ -224,7 +224,12 @@ struct Pair {
 impl Pair {
     fn new(budget: usize, hot_budget: usize) -> Self {
         let model = Model { budget, hot_budget: hot_budget.min(budget), ..Model::default() };
-        Self { store: Store::new(budget, hot_budget, GRACE, 7), model, now: Moment::default(), values: Vec::new() }
+        Self {
+            store: Store::new(budget, hot_budget, GRACE, Seeded(7)),
+            model,
+            now: Moment::default(),
+            values: Vec::new(),
+        }
     }
 
     /// Takes both through one step, and compares what they answer.
@@ -232,7 +237,7 @@ impl Pair {
         match *step {
             Step::Get(key, place) => {
                 let bytes = key_bytes(key);
-                let got = self.store.look(&KeyRef::new(&bytes), place, self.now);
+                let got = self.store.look(&self.store.sought(KeyRef::new(&bytes)), place, self.now);
                 let got = got.map(|found| (found.value().map(|value| **value), found.told().life().hard));
                 if got.is_none() {
                     self.store.missed(KeyRef::new(&bytes), self.now, dropped);

@@ -89,7 +89,8 @@ fn what_was_proven_and_removed_or_expired_is_protected_when_it_comes_back() {
 fn readers_share_a_store() {
     let mut example = Example::with_room(2, 0);
     example.add("ab", Place::Main);
-    let look = |name: &str| example.store.look(&KeyRef::new(name.as_bytes()), Place::Main, second(1));
+    let look =
+        |name: &str| example.store.look(&example.store.sought(KeyRef::new(name.as_bytes())), Place::Main, second(1));
     let (a, b) = (look("a"), look("b"));
     assert!(a.is_some() && b.is_some(), "both are held at once");
 }
@@ -251,7 +252,7 @@ fn a_not_found_is_remembered_at_the_price_of_the_room_for_a_value() {
     let mut example = Example::with_room(4, 2);
     let nothing = Entry { value: None, weight: 0, ..entry(0, 0) };
     assert!(example.insert("a", nothing, Place::Main));
-    let found = example.store.look(&key("a"), Place::Main, second(1));
+    let found = example.store.look(&example.store.sought(key("a")), Place::Main, second(1));
     assert!(found.is_some_and(|found| found.value().is_none()));
     assert_eq!(example.store.usage().main_bytes, (size_of::<Value>() + overhead::<Value>()) as u64);
 }
