@@ -8,6 +8,7 @@
 //! of one process, it is mixed with a seed of that process (see the store).
 
 use std::borrow::{Borrow, Cow};
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Deref;
@@ -30,11 +31,47 @@ pub(crate) fn protocol_hash(bytes: &[u8]) -> u64 {
     SipHasher13::new_with_keys(SIP_KEY.0, SIP_KEY.1).hash(bytes)
 }
 
-/// A key: any bytes, cheap to clone.
+/// A key: any bytes, cheap to clone. One of up to 22 bytes allocates nothing.
 ///
 /// Loaders are called with one. To ask for a key, anything that is [`AsKey`] will do.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(Arc<[u8]>);
+#[derive(Clone)]
+pub struct Key(Held);
+
+#[derive(Clone)]
+enum Held {
+    Short(ShortKey),
+    Long(Arc<[u8]>),
+}
+
+const _: () = assert!(size_of::<Key>() == 24);
+
+/// The bytes of a key that is short enough to need no block of its own: it lies where it is held, beside a byte that
+/// tells it from a long one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShortKey {
+    len: u8,
+    bytes: [u8; Self::MAX_LEN],
+}
+
+impl ShortKey {
+    /// With their length and that byte, three words.
+    pub(crate) const MAX_LEN: usize = 22;
+
+    /// None if there are too many.
+    #[inline]
+    pub(crate) fn new(key: &[u8]) -> Option<Self> {
+        let len = u8::try_from(key.len()).ok().filter(|_| key.len() <= Self::MAX_LEN)?;
+        let mut bytes = [0; Self::MAX_LEN];
+        bytes[..key.len()].copy_from_slice(key);
+        Some(Self { len, bytes })
+    }
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
 
 impl Key {
     /// The longest key that a group takes: 64 KiB.
@@ -43,31 +80,62 @@ impl Key {
     /// Copies `bytes` into a key. The length is checked where the key is used, not here.
     #[must_use]
     pub fn new(bytes: &(impl AsKey + ?Sized)) -> Self {
-        Self(Arc::from(bytes.as_key()))
+        let bytes = bytes.as_key();
+        Self(ShortKey::new(bytes).map_or_else(|| Held::Long(Arc::from(bytes)), Held::Short))
     }
 
     /// The key's bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Held::Short(key) => key.bytes(),
+            Held::Long(key) => key,
+        }
     }
 
     /// The key as text, or `None` if it is not UTF-8.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
-        std::str::from_utf8(&self.0).ok()
+        std::str::from_utf8(self).ok()
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Key {}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+/// As the bytes alone, by which a table of keys can be searched.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
     }
 }
 
 impl AsRef<[u8]> for Key {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self.as_bytes()
     }
 }
 
 impl Borrow<[u8]> for Key {
     fn borrow(&self) -> &[u8] {
-        &self.0
+        self.as_bytes()
     }
 }
 
@@ -81,20 +149,20 @@ impl Deref for Key {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        self.as_bytes()
     }
 }
 
 /// Writes the key as text, with bytes that are not UTF-8 replaced.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
+        f.write_str(&String::from_utf8_lossy(self))
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key(\"{}\")", self.0.escape_ascii())
+        write!(f, "Key(\"{}\")", self.escape_ascii())
     }
 }
 
@@ -136,7 +204,7 @@ impl AsKey for [u8] {
 
 impl AsKey for Key {
     fn as_key(&self) -> &[u8] {
-        &self.0
+        self
     }
 }
 
@@ -204,7 +272,7 @@ impl<'a> KeyRef<'a> {
     }
 
     pub(crate) fn to_owned(self) -> HashedKey {
-        HashedKey { key: Key(Arc::from(self.bytes)), hash: self.hash }
+        HashedKey { key: Key::new(self.bytes), hash: self.hash }
     }
 }
 
@@ -342,6 +410,20 @@ mod tests {
         assert_eq!(table.get(&probe as &dyn Probe), Some(&1));
         let other = KeyRef { bytes: b"user:43", hash: probe.hash };
         assert_eq!(table.get(&other as &dyn Probe), None, "the same hash is not yet the same key");
+    }
+
+    #[test]
+    fn a_key_is_its_bytes_wherever_they_lie() {
+        let of = |len: usize| Key::new(&vec![7; len]);
+        for len in [0, 1, 21, 22, 23, 24, 255, 256, Key::MAX_LEN] {
+            let key = of(len);
+            assert_eq!(key.as_bytes(), vec![7; len]);
+            assert_eq!(matches!(key.0, Held::Short(_)), len <= 22);
+            assert!(key == key.clone() && key < of(len + 1) && key != of(len + 1), "{len}");
+            let keys = std::collections::HashSet::from([key]);
+            assert!(keys.contains(&vec![7; len][..]) && !keys.contains(&vec![7; len + 1][..]), "{len}");
+        }
+        assert!(Key::new("a") != Key::new("a\0"), "room that is left is no part of it");
     }
 
     #[test]

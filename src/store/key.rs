@@ -7,14 +7,11 @@
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 
-use crate::key::{KeyRef, Seeded, protocol_hash};
-
-/// The longest key that needs no block of its own.
-const SHORT: usize = 22;
+use crate::key::{KeyRef, Seeded, ShortKey, protocol_hash};
 
 /// The bytes of a key.
 pub(super) enum StoreKey {
-    Short { len: u8, bytes: [u8; SHORT] },
+    Short(ShortKey),
     Long(Box<[u8]>),
 }
 
@@ -22,21 +19,14 @@ const _: () = assert!(size_of::<StoreKey>() == 24);
 
 impl StoreKey {
     pub(super) fn new(key: &[u8]) -> Self {
-        match u8::try_from(key.len()) {
-            Ok(len) if key.len() <= SHORT => {
-                let mut bytes = [0; SHORT];
-                bytes[..key.len()].copy_from_slice(key);
-                Self::Short { len, bytes }
-            }
-            _ => Self::Long(key.into()),
-        }
+        ShortKey::new(key).map_or_else(|| Self::Long(key.into()), Self::Short)
     }
 
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
-            Self::Short { len, bytes } => &bytes[..usize::from(*len)],
+            Self::Short(key) => key.bytes(),
             Self::Long(bytes) => bytes,
         }
     }
@@ -49,7 +39,7 @@ impl StoreKey {
 
 /// What a key of this length takes beyond its 24 bytes.
 pub(super) fn heap_bytes(len: usize) -> usize {
-    if len > SHORT { len } else { 0 }
+    if len > ShortKey::MAX_LEN { len } else { 0 }
 }
 
 impl PartialEq for StoreKey {
@@ -159,11 +149,11 @@ mod tests {
 
     #[test]
     fn keys_of_all_lengths_come_back_as_they_were() {
-        for len in [0, 1, SHORT - 1, SHORT, SHORT + 1, 255, 256, 1000] {
+        for len in [0, 1, 21, 22, 23, 255, 256, 1000] {
             let bytes: Vec<u8> = (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect();
             let key = StoreKey::new(&bytes);
             assert_eq!(key.bytes(), bytes);
-            assert_eq!(matches!(key, StoreKey::Long(_)), len > SHORT);
+            assert_eq!(matches!(key, StoreKey::Long(_)), len > 22);
             assert_eq!(key.hash(), KeyRef::new(&bytes).hash.0);
         }
     }
