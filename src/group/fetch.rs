@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use tracing::Span;
+use tracing::{Level, Span, level_enabled};
 
 use crate::clock;
 use crate::entry::{Source, Value};
@@ -254,13 +254,18 @@ impl<V: Value> Inner<V> {
             // A route never leads to this node itself; if one did, this would be what to do.
             return self.load_instead_aside(leads.collect(), terms);
         };
-        let span = tracing::debug_span!(
-            "peer.fetch",
-            group = %self.name,
-            peer = %peer.name(),
-            keys = leads.len(),
-            outcome = tracing::field::Empty,
-        );
+        // One that nobody listens to is not free: where tracing also writes logs, it is asked whether it should.
+        let span = if level_enabled!(Level::DEBUG) {
+            tracing::debug_span!(
+                "peer.fetch",
+                group = %self.name,
+                peer = %peer.name(),
+                keys = leads.len(),
+                outcome = tracing::field::Empty,
+            )
+        } else {
+            Span::none()
+        };
         let (until, Terms { outer, demand, .. }) = (started + terms.limit, terms);
         let is_plain = leads.len() == 1 && outer.is_none() && demand == Demand::NONE && span.is_disabled();
         let may_be_asked = peer.has_an_outcome();

@@ -73,12 +73,15 @@ impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Future for
     #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let get = self.get_mut();
-        if matches!(get.way, Way::Look)
-            && let Some(answer) = get.hit()
-        {
-            return Poll::Ready(answer);
+        if matches!(get.way, Way::Look) {
+            let key = KeyRef::new(get.key);
+            if let Some(answer) = get.hit(key) {
+                return Poll::Ready(answer);
+            }
+            ready!(get.miss(key, context));
+        } else {
+            ready!(get.wait(context));
         }
-        ready!(get.wait(context));
         match &mut get.way {
             Way::Answered(answer) => answer.take().map_or(Poll::Pending, Poll::Ready),
             Way::Look | Way::Missed(_) => Poll::Pending,
@@ -104,8 +107,8 @@ impl<'a, V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'a
     /// listens.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "an answer that comes by memory, twice, takes a tenth of a hit")]
-    fn hit(&self) -> Option<Result<T, Error>> {
-        let (group, key) = (self.group, KeyRef::new(self.key));
+    fn hit(&self, key: KeyRef<'a>) -> Option<Result<T, Error>> {
+        let group = self.group;
         if is_traced() || group.context.tasks.is_closed() || key.is_too_long() {
             return None;
         }
@@ -121,13 +124,18 @@ impl<'a, V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'a
         Some((self.answer)(hit.value, hit.told, place.into()))
     }
 
-    /// There was no hit: begins what has to be waited for, and waits until it is answered.
+    /// There was no hit: begins what has to be waited for.
+    #[cold]
+    #[inline(never)]
+    fn miss(&mut self, key: KeyRef<'a>, context: &mut Context<'_>) -> Poll<()> {
+        self.way = Way::Missed(Missed::new(self.group, key, self.limit));
+        self.wait(context)
+    }
+
+    /// Waits until there is an answer.
     #[cold]
     #[inline(never)]
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if matches!(self.way, Way::Look) {
-            self.way = Way::Missed(Missed::new(self.group, KeyRef::new(self.key), self.limit));
-        }
         if let Way::Missed(missed) = &mut self.way {
             let landing = ready!(missed.poll(self.key, context));
             let answer =
