@@ -2,9 +2,14 @@
 //!
 //! To put a thread to sleep and to rouse it takes longer than a small frame takes to the other side and back: with few
 //! requests under way, both sides of an exchange spend most of their time on falling asleep and being roused. So who
-//! has just had a frame has the runtime turn for a while: each turn runs what other tasks there are, looks at sockets
-//! and timers, and takes less than a microsecond if there is nothing (and rouses a second thread of the runtime, if
-//! there is one and it sleeps: of two, one looks for work).
+//! has just had a frame has the runtime turn for a while: each turn runs what other tasks there are, and looks at
+//! sockets and timers.
+//!
+//! There are two kinds of turn ([`Turns`]). A task that yields is back within a microsecond if there is nothing else.
+//! But the thread takes it for work that it has found, and rouses another to look for more: one that finds none and
+//! sleeps again, on a core that the other side could use. So only the first few are such, if there are other threads.
+//! Then the task waits for an event of its own, which the runtime finds as it finds a frame: it takes a little longer,
+//! and rouses nobody.
 //!
 //! Who spins for as long as a sleep costs, and then sleeps, pays at most twice of what it would have paid had it known
 //! (Karlin, Li, Manasse and Owicki, "Empirical studies of competitive spinning for a shared-memory multiprocessor",
@@ -14,12 +19,26 @@
 //!
 //! All of this is how fast something is noticed, and not whether: who waits is woken by what it waits for all the same.
 
+#[cfg(unix)]
+use std::pin::Pin;
 use std::pin::pin;
 use std::task::Context;
+#[cfg(unix)]
+use std::task::Poll;
 
-/// So many turns of a runtime that has nothing to do take about 40 us: as long as it takes to rouse a sleeping thread on
-/// the other side and to hear from it. So one side that spins waits for the other to begin to.
+#[cfg(unix)]
+use tokio::io::{AsyncRead, ReadBuf};
+#[cfg(unix)]
+use tokio::net::unix::pipe;
+#[cfg(unix)]
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+/// So many turns of a runtime that has nothing to do take a little more than 100 us: as long as it takes to rouse a
+/// sleeping thread on the other side and to hear from it. So one side that spins waits for the other to begin to.
 const TURNS: u32 = 64;
+
+/// So many of them are yields.
+const YIELDS: u32 = 4;
 
 /// So many turns are taken even if nothing is expected: it may be asked for in one of them.
 const FIRST_TURNS: u32 = 1;
@@ -45,12 +64,69 @@ pub(crate) struct Spin {
     next_pause: u32,
     /// Whether the other side can run meanwhile.
     has_company: bool,
+    turns: Turns,
+}
+
+/// Turns of the runtime by events: a pipe of its own, in which there is a byte to be read as soon as the runtime looks.
+/// There is none while spinning is given up, on runtimes of one thread, which rouses nobody, nor on systems that have
+/// none that tokio can watch.
+#[derive(Debug, Default)]
+struct Turns {
+    #[cfg(unix)]
+    pipe: Option<(pipe::Sender, pipe::Receiver)>,
+}
+
+impl Turns {
+    /// Has the task polled again after a turn; says whether it will be.
+    #[cfg(unix)]
+    fn wait(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.pipe.is_none() && has_many_threads() {
+            self.pipe = pipe::pipe().ok();
+        }
+        let Some((sender, receiver)) = &mut self.pipe else { return false };
+        let mut bytes = [0; 8];
+        let mut bytes = ReadBuf::new(&mut bytes);
+        // What is there is taken out until there is nothing, which is when the task is noted as one that waits.
+        while let Poll::Ready(read) = Pin::new(&mut *receiver).poll_read(cx, &mut bytes) {
+            if read.is_err() {
+                return false;
+            }
+            bytes.clear();
+        }
+        sender.try_write(&[0]).is_ok()
+    }
+
+    #[cfg(not(unix))]
+    fn wait(&mut self, _: &mut Context<'_>) -> bool {
+        false
+    }
+
+    #[cfg(test)]
+    fn are_events(&self) -> bool {
+        #[cfg(unix)]
+        return self.pipe.is_some();
+        #[cfg(not(unix))]
+        return false;
+    }
+}
+
+/// Whether there is a thread of the runtime to be roused.
+#[cfg(unix)]
+fn has_many_threads() -> bool {
+    Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 impl Spin {
     /// For a process that may use so many cores.
     pub(crate) fn new(cores: usize) -> Self {
-        Self { left: 0, tries: TRIES, paused: 0, next_pause: FIRST_PAUSE, has_company: cores > 1 }
+        Self {
+            left: 0,
+            tries: TRIES,
+            paused: 0,
+            next_pause: FIRST_PAUSE,
+            has_company: cores > 1,
+            turns: Turns::default(),
+        }
     }
 
     /// What was waited for has come: the next wait begins.
@@ -69,9 +145,12 @@ impl Spin {
     /// even `expected` is not looked for for long.
     pub(crate) fn again(&mut self, expected: impl FnOnce() -> bool, cx: &mut Context<'_>) {
         if self.takes_turn(expected) {
-            // A task that yields is woken after the runtime has looked at sockets and timers.
-            let turn = pin!(tokio::task::yield_now());
-            let _ = turn.poll(cx);
+            let is_early = self.left + YIELDS >= TURNS;
+            if is_early || !self.turns.wait(cx) {
+                // A task that yields is woken after the runtime has looked at sockets and timers.
+                let turn = pin!(tokio::task::yield_now());
+                let _ = turn.poll(cx);
+            }
         }
     }
 
@@ -98,12 +177,16 @@ impl Spin {
             self.tries = TRIES;
             self.paused = self.next_pause;
             self.next_pause = (self.next_pause * 2).min(MOST_PAUSE);
+            self.turns = Turns::default();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
     use super::*;
 
     /// How many turns a wait takes in vain.
@@ -138,6 +221,38 @@ mod tests {
         assert_eq!(in_vain(&mut spin, true), TURNS - 1);
         assert!(!spin.takes_turn(|| true));
         assert_eq!(in_vain(&mut spin, true), TURNS - 1);
+    }
+
+    /// Spins in vain, with a runtime, for one wait; panics if a turn does not come back.
+    async fn turn_in_vain(spin: &mut Spin) {
+        spin.came();
+        let turns = poll_fn(|cx| {
+            spin.again(|| true, cx);
+            if spin.left == 0 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        tokio::time::timeout(Duration::from_secs(60), turns).await.expect("each turn ends by itself");
+    }
+
+    #[test]
+    fn turns_of_either_kind_come_back_on_any_runtime_and_leave_nothing_when_they_are_given_up() {
+        use tokio::runtime::Builder;
+
+        for (mut runtime, are_events) in
+            [(Builder::new_current_thread(), false), (Builder::new_multi_thread(), cfg!(unix))]
+        {
+            let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+            let turning = runtime.spawn(async move {
+                let mut spin = spin();
+                for _ in 1..TRIES {
+                    turn_in_vain(&mut spin).await;
+                    assert_eq!(spin.turns.are_events(), are_events);
+                }
+                turn_in_vain(&mut spin).await;
+                assert!(!spin.turns.are_events(), "given up for a while");
+                assert!(!tries(&mut spin));
+            });
+            runtime.block_on(turning).unwrap();
+        }
     }
 
     #[test]
