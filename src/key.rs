@@ -420,6 +420,7 @@ mod tests {
             assert_eq!(key.as_bytes(), vec![7; len]);
             assert_eq!(matches!(key.0, Held::Short(_)), len <= 22);
             assert!(key == key.clone() && key < of(len + 1) && key != of(len + 1), "{len}");
+            assert!(len == 0 || key != Key::new(&vec![8; len]) && key < Key::new(&vec![8; len]), "{len}");
             let keys = std::collections::HashSet::from([key]);
             assert!(keys.contains(&vec![7; len][..]) && !keys.contains(&vec![7; len + 1][..]), "{len}");
         }
