@@ -196,7 +196,7 @@ pub(crate) enum Look<V: Value> {
 pub(crate) struct Shards<V> {
     shards: Box<[RwLock<Shard<V>>]>,
     seed: u64,
-    /// That of all stores.
+    /// That of the stores' tables, the same for all.
     table_seed: Seeded,
     largest: usize,
     clock: Clock,

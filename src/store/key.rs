@@ -61,7 +61,7 @@ impl Hash for StoreKey {
 /// A key as the tables of one store are searched for it: with its hash mixed by their seed.
 ///
 /// It can be made before the store is at hand. A hit does so before it locks: behind the lock the mixing would wait for
-/// the seed to be read, and the search for the mixing.
+/// the seed to be read, and the search for the mixing. In a store of another seed it finds nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sought<'a> {
     bytes: &'a [u8],

@@ -255,8 +255,9 @@ impl<V> Store<V> {
     /// An empty store for `budget` bytes, of which hot copies have at most `hot_budget`; 0 switches them off. The
     /// `grace` is that of the entries that have one.
     ///
-    /// The `seed` scatters the keys in the tables. It must not be the one by which keys were sorted into shards: all
-    /// keys of a shard would agree in bits that are meant to tell them apart.
+    /// The `seed` scatters the keys in the tables. Stores may share one, so that a key can be [`Sought`] before it is
+    /// known in which. It must not be the one by which keys were sorted into shards: all keys of a shard would agree in
+    /// bits that are meant to tell them apart.
     pub(crate) fn new(budget: usize, hot_budget: usize, grace: Duration, seed: Seeded) -> Self {
         Self {
             main: Side::new(seed),
