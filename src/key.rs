@@ -31,6 +31,12 @@ pub(crate) fn protocol_hash(bytes: &[u8]) -> u64 {
     SipHasher13::new_with_keys(SIP_KEY.0, SIP_KEY.1).hash(bytes)
 }
 
+/// Whether this is longer than a key can be.
+#[inline]
+pub(crate) fn is_too_long(key: &[u8]) -> bool {
+    key.len() > Key::MAX_LEN
+}
+
 /// A key: any bytes, cheap to clone. One of up to 22 bytes allocates nothing.
 ///
 /// Loaders are called with one. To ask for a key, anything that is [`AsKey`] will do.
@@ -259,16 +265,10 @@ impl<'a> KeyRef<'a> {
         Self { bytes, hash: KeyHash::of(bytes) }
     }
 
-    /// Whether it is longer than a key can be.
-    #[inline]
-    pub(crate) fn is_too_long(self) -> bool {
-        self.bytes.len() > Key::MAX_LEN
-    }
-
     /// Fails if the key is longer than a key can be.
     pub(crate) fn check(self) -> Result<Self, Error> {
         let too_long = || Error::KeyTooLong { len: self.bytes.len(), limit: Key::MAX_LEN };
-        if self.is_too_long() { Err(too_long()) } else { Ok(self) }
+        if is_too_long(self.bytes) { Err(too_long()) } else { Ok(self) }
     }
 
     pub(crate) fn to_owned(self) -> HashedKey {
@@ -376,11 +376,6 @@ pub(crate) struct Mixer(u64);
 impl Hasher for Mixer {
     fn write_u64(&mut self, hash: u64) {
         self.0 = Seeded(self.0).mix(hash);
-    }
-
-    /// Takes what was mixed before, with the same seed.
-    fn write_i64(&mut self, mixed: i64) {
-        self.0 = mixed.cast_unsigned();
     }
 
     fn write(&mut self, _: &[u8]) {

@@ -104,6 +104,7 @@ mod receipt;
 mod removal;
 mod removals;
 mod route;
+mod scatter;
 mod shards;
 #[cfg(feature = "test-util")]
 pub mod simulation;

@@ -24,8 +24,9 @@ use crate::clock::{self, Clock};
 use crate::encoded::Encoded;
 use crate::entry::{Source, Value};
 use crate::flight::{Flights, Join, Landed, Wait};
-use crate::key::{HashedKey, KeyRef, Seeded};
+use crate::key::{HashedKey, KeyRef, Seeded, Slot};
 use crate::planted::{Bug, is_planted};
+use crate::scatter::Scatter;
 use crate::stats::CacheUsage;
 use crate::store::{Dropped, Entry, Found, Place, Sought, Store, Told};
 use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -86,33 +87,34 @@ impl<V> Shard<V> {
 impl<V: Value> Shard<V> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
-    fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
-        self.find(&self.store.sought(key), place, is_fresh).map(|found| Hit::new(&found, place))
+    fn look(&self, key: &Sought<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
+        self.find(key, |_| place, is_fresh).map(|(found, place)| Hit::new(&found, place))
     }
 
-    /// The entry of a key, if nothing is to be done but to serve it.
+    /// The entry of a key, if nothing is to be done but to serve it, and the place of its slot.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     pub(crate) fn find(
         &self,
         key: &Sought<'_>,
-        place: Place,
+        place: impl FnOnce(Slot) -> Place,
         is_fresh: impl FnOnce(Moment) -> bool,
-    ) -> Option<Found<'_, V>> {
-        let found = self.tags.sift(self.store.look(key, place, EARLIEST)?)?;
-        is_fresh(found.due()).then_some(found)
+    ) -> Option<(Found<'_, V>, Place)> {
+        let (found, place) = self.store.look(key, place, EARLIEST)?;
+        let found = self.tags.sift(found)?;
+        is_fresh(found.due()).then_some((found, place))
     }
 
     /// Takes out what is held for a key, if a removal of a tag has: for who is about to do more than serve it.
-    fn drop_removed(&mut self, key: KeyRef<'_>, dropped: &mut Dropped<V>) {
-        if self.tags.now() > 0 && self.tags.takes_out(self.store.tagged(key).map(Arc::as_ref)) {
+    fn drop_removed(&mut self, (key, sought): (KeyRef<'_>, &Sought<'_>), dropped: &mut Dropped<V>) {
+        if self.tags.now() > 0 && self.tags.takes_out(self.store.tagged(sought).map(Arc::as_ref)) {
             self.change(key);
-            self.store.remove(key, dropped);
+            self.store.remove(sought, dropped);
         }
     }
 
     /// The tags of what is held for a key.
-    fn tagged(&self, key: KeyRef<'_>) -> Option<Arc<Tagged>> {
+    fn tagged(&self, key: &Sought<'_>) -> Option<Arc<Tagged>> {
         self.store.tagged(key).cloned()
     }
 
@@ -195,9 +197,8 @@ pub(crate) enum Look<V: Value> {
 #[derive(Debug)]
 pub(crate) struct Shards<V> {
     shards: Box<[RwLock<Shard<V>>]>,
-    seed: u64,
-    /// That of the stores' tables, the same for all.
-    table_seed: Seeded,
+    /// Says which shard a key is in, and where in its tables.
+    scatter: Scatter,
     largest: usize,
     clock: Clock,
     tags: Arc<TagClock>,
@@ -224,10 +225,10 @@ impl<V: Value> Shards<V> {
         let budget = capacity / count - encoded_budget;
         let hot_budget = part(budget, hot_share);
         let tags = Arc::<TagClock>::default();
-        let table_seed = Seeded(random());
+        let scatter = Scatter::new(random());
         let shard = || {
             RwLock::new(Shard {
-                store: Store::new(budget, hot_budget, grace, table_seed),
+                store: Store::new(budget, hot_budget, grace, scatter.clone()),
                 encoded: (encoded_budget > 0).then(|| Encoded::new(encoded_budget, random())),
                 changes: 0,
                 loads: Flights::new(LOADS_OF_A_KEY, Seeded(random())),
@@ -237,9 +238,8 @@ impl<V: Value> Shards<V> {
         };
         Self {
             shards: (0..count).map(|_| shard()).collect(),
-            seed: random() | 1,
-            table_seed,
-            largest: budget.min(Store::<V>::LARGEST),
+            largest: Store::<V>::largest(budget),
+            scatter,
             clock,
             tags,
         }
@@ -253,41 +253,48 @@ impl<V: Value> Shards<V> {
     /// The entry of a key, without looking at flights; shared with other hits.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
-    pub(crate) fn look(&self, key: KeyRef<'_>, place: Place, is_fresh: impl FnOnce(Moment) -> bool) -> Option<Hit<V>> {
+    pub(crate) fn look(
+        &self,
+        key: &[u8],
+        place: impl FnOnce(Slot) -> Place,
+        is_fresh: impl FnOnce(Moment) -> bool,
+    ) -> Option<Hit<V>> {
         let sought = self.sought(key);
-        self.shared(key).find(&sought, place, is_fresh).map(|found| Hit::new(&found, place))
+        self.shared(&sought).find(&sought, place, is_fresh).map(|(found, place)| Hit::new(&found, place))
     }
 
     /// The same for a peer, which wants the value's bytes.
-    pub(crate) fn look_encoded(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Asked<V>> {
+    pub(crate) fn look_encoded(&self, key: &[u8], place: impl FnOnce(Slot) -> Place, now: Moment) -> Option<Asked<V>> {
         let sought = self.sought(key);
-        let shard = self.shared(key);
-        let found = shard.find(&sought, place, |due| now < due)?;
+        let shard = self.shared(&sought);
+        let (found, place) = shard.find(&sought, place, |due| now < due)?;
         let (hit, tagged) = (Hit::new(&found, place), found.tagged().cloned());
-        let encoded = shard.encoded.as_ref().and_then(|encoded| encoded.get(key));
+        let encoded = shard.encoded.as_ref().and_then(|encoded| encoded.get(KeyRef::new(key)));
         Some(Asked { hit, encoded, tagged, changes: shard.changes })
     }
 
     /// The value of this look was encoded. Kept only if nothing has changed since: the bytes are those of the value
     /// that is there.
-    pub(crate) fn note_encoded(&self, key: KeyRef<'_>, asked: &Asked<V>, bytes: &Bytes) {
-        let mut shard = self.exclusive(key);
+    pub(crate) fn note_encoded(&self, key: &[u8], asked: &Asked<V>, bytes: &Bytes) {
+        let mut shard = self.exclusive(&self.sought(key));
         if shard.changes == asked.changes
             && let Some(encoded) = &mut shard.encoded
         {
-            encoded.note(key, bytes);
+            encoded.note(KeyRef::new(key), bytes);
         }
     }
 
     /// The entry of a key that is past its soft limit, where no flight can be started.
     pub(crate) fn past_soft(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Hit<V>> {
-        self.shared(key).past_soft(key, place, now)
+        let sought = self.sought(key.bytes);
+        self.shared(&sought).past_soft(&sought, place, now)
     }
 
     /// The entry of a key, touching nothing.
     pub(crate) fn peek(&self, key: KeyRef<'_>, is_fresh: impl FnOnce(Moment) -> bool) -> Option<V> {
-        let shard = self.shared(key);
-        let found = shard.tags.sift(shard.store.peek(key, EARLIEST)?)?;
+        let sought = self.sought(key.bytes);
+        let shard = self.shared(&sought);
+        let found = shard.tags.sift(shard.store.peek(&sought, EARLIEST)?)?;
         found.value().filter(|_| is_fresh(found.end())).cloned()
     }
 
@@ -302,26 +309,27 @@ impl<V: Value> Shards<V> {
         now: Moment,
     ) -> Look<V> {
         let mut dropped = Dropped::default();
-        let mut shard = self.exclusive(key);
+        let sought = &self.sought(key.bytes);
+        let mut shard = self.exclusive(sought);
         #[cfg(feature = "test-util")]
         let remembered = is_planted(Bug::GraceOfTheFlight)
-            .then(|| shard.store.peek(key, EARLIEST).map(|found| Landed::from(Hit::new(&found, place))))
+            .then(|| shard.store.peek(sought, EARLIEST).map(|found| Landed::from(Hit::new(&found, place))))
             .flatten()
             .filter(|landed| landed.value.is_some() && landed.life.grace);
         // Most who come here find nothing, whatever they look for: one look tells them.
-        let (mut is_held, mut past_soft) = (shard.store.holds(key), None);
+        let (mut is_held, mut past_soft) = (shard.store.holds(sought), None);
         if is_held {
-            shard.drop_removed(key, &mut dropped);
-            if let Some(hit) = shard.look(key, place, |due| now < due).filter(|hit| demand.is_met_by(hit)) {
-                let tagged = shard.tagged(key);
+            shard.drop_removed((key, sought), &mut dropped);
+            if let Some(hit) = shard.look(sought, place, |due| now < due).filter(|hit| demand.is_met_by(hit)) {
+                let tagged = shard.tagged(sought);
                 return Look::Found(hit.landed(tagged));
             }
-            past_soft = shard.past_soft(key, place, now).filter(|hit| demand.is_met_by(hit));
-            shard.store.missed(key, now, &mut dropped);
-            is_held = shard.store.holds(key);
+            past_soft = shard.past_soft(sought, place, now).filter(|hit| demand.is_met_by(hit));
+            shard.store.missed(sought, now, &mut dropped);
+            is_held = shard.store.holds(sought);
         }
         let over = Over::of(place, is_held, past_soft.as_ref());
-        let tagged = past_soft.as_ref().and_then(|_| shard.tagged(key));
+        let tagged = past_soft.as_ref().and_then(|_| shard.tagged(sought));
         let flights = shard.flights(kind);
         if kind == Kind::Fetch && demand.oldest > Moment::START {
             flights.void_unless(key, demand.oldest);
@@ -334,7 +342,7 @@ impl<V: Value> Shards<V> {
         };
         wait.flight().demand(if kind == Kind::Load { demand.of(place) } else { demand.oldest });
         if past_soft.is_some() {
-            shard.store.begin_refresh(key);
+            shard.store.begin_refresh(sought);
         }
         drop(shard);
         let (shards, since) = (Arc::clone(self), self.tags.now());
@@ -360,19 +368,21 @@ impl<V: Value> Shards<V> {
     /// Puts an entry in the place of whatever is there, and voids the key's flights: their values are older. Says
     /// whether it was kept. What has to go is the caller's to drop, who may hold a lock.
     pub(crate) fn insert(&self, key: &HashedKey, entry: Entry<V>, place: Place, dropped: &mut Dropped<V>) -> bool {
-        let mut shard = self.exclusive(key.as_ref());
-        shard.void(key.as_ref());
-        shard.change(key.as_ref());
-        shard.store.insert(key.as_ref(), entry, place, dropped)
+        let (key, sought) = (key.as_ref(), self.sought(&key.key));
+        let mut shard = self.exclusive(&sought);
+        shard.void(key);
+        shard.change(key);
+        shard.store.insert(&sought, key.hash.slot(), entry, place, dropped)
     }
 
     /// Takes a key out, and voids its flights.
     pub(crate) fn remove(&self, key: KeyRef<'_>) {
         let mut dropped = Dropped::default();
-        let mut shard = self.exclusive(key);
+        let sought = self.sought(key.bytes);
+        let mut shard = self.exclusive(&sought);
         shard.void(key);
         shard.change(key);
-        shard.store.remove(key, &mut dropped);
+        shard.store.remove(&sought, &mut dropped);
     }
 
     /// Takes everything out, and voids all flights; one shard after the other.
@@ -435,24 +445,24 @@ impl<V: Value> Shards<V> {
 
 impl<V> Shards<V> {
     #[inline]
-    fn shard(&self, key: KeyRef<'_>) -> &RwLock<Shard<V>> {
-        // The product's high half depends on all of the hash, and on a seed that no other process knows.
-        let mixed = (key.hash.0.wrapping_mul(self.seed) >> 32) as usize;
-        &self.shards[mixed & (self.shards.len() - 1)]
+    fn shard(&self, key: &Sought<'_>) -> &RwLock<Shard<V>> {
+        // By bits from the middle: the tables of a store go by those at both ends.
+        let middle = (key.hash() >> 32) as usize;
+        &self.shards[middle & (self.shards.len() - 1)]
     }
 
     /// The key as the stores are searched for it.
     #[inline]
-    pub(crate) fn sought<'a>(&self, key: KeyRef<'a>) -> Sought<'a> {
-        Sought::new(key, self.table_seed)
+    pub(crate) fn sought<'a>(&self, key: &'a [u8]) -> Sought<'a> {
+        Sought::new(key, &self.scatter)
     }
 
     #[inline]
-    pub(crate) fn shared(&self, key: KeyRef<'_>) -> RwLockReadGuard<'_, Shard<V>> {
+    pub(crate) fn shared(&self, key: &Sought<'_>) -> RwLockReadGuard<'_, Shard<V>> {
         read(self.shard(key))
     }
 
-    fn exclusive(&self, key: KeyRef<'_>) -> RwLockWriteGuard<'_, Shard<V>> {
+    fn exclusive(&self, key: &Sought<'_>) -> RwLockWriteGuard<'_, Shard<V>> {
         write(self.shard(key))
     }
 }

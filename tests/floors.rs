@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of each floor, from the ground up. A room is a file of `src/`, or a folder.
 const FLOORS: [&[&str]; 6] = [
-    &["codec", "config", "entry", "error", "key", "lifespan", "member", "removal", "stats", "time"],
+    &["codec", "config", "entry", "error", "key", "lifespan", "member", "removal", "scatter", "stats", "time"],
     &["batch", "encoded", "membership", "message", "placement", "queue", "removals", "route", "store", "tags", "token"],
     &[
         "clock",

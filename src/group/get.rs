@@ -16,7 +16,7 @@ use tracing::{Instrument, Level, level_enabled};
 use crate::entry::{Source, Value};
 use crate::error::Error;
 use crate::flight::{Landed, Landing, Wait};
-use crate::key::{HashedKey, KeyRef, Seeded};
+use crate::key::{HashedKey, KeyRef, Seeded, is_too_long};
 use crate::loader::Inside;
 use crate::peers::View;
 use crate::route::{Role, Route};
@@ -74,11 +74,10 @@ impl<V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Future for
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let get = self.get_mut();
         if matches!(get.way, Way::Look) {
-            let key = KeyRef::new(get.key);
-            if let Some(answer) = get.hit(key) {
+            if let Some(answer) = get.hit() {
                 return Poll::Ready(answer);
             }
-            ready!(get.miss(key, context));
+            ready!(get.miss(context));
         } else {
             ready!(get.wait(context));
         }
@@ -107,15 +106,15 @@ impl<'a, V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'a
     /// listens.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "an answer that comes by memory, twice, takes a tenth of a hit")]
-    fn hit(&self, key: KeyRef<'a>) -> Option<Result<T, Error>> {
+    fn hit(&self) -> Option<Result<T, Error>> {
         let group = self.group;
-        if is_traced() || group.context.tasks.is_closed() || key.is_too_long() {
+        if is_traced() || group.context.tasks.is_closed() || is_too_long(self.key) {
             return None;
         }
-        let place = group.context.peers.place(key.hash);
-        let sought = group.shards.sought(key);
-        let shard = group.shards.shared(key);
-        let found = shard.find(&sought, place, |due| group.context.may_be_served(due))?;
+        let (peers, sought) = (&group.context.peers, group.shards.sought(self.key));
+        let shard = group.shards.shared(&sought);
+        let found = shard.find(&sought, |slot| peers.place(slot), |due| group.context.may_be_served(due));
+        let (found, place) = found?;
         // Should the value's clone panic, the get ends with that.
         let tally = Tally::new(&group.gets);
         let hit = Hit::new(&found, place);
@@ -127,7 +126,8 @@ impl<'a, V: Value, T, F: Fn(Option<V>, Told, Source) -> Result<T, Error>> Get<'a
     /// There was no hit: begins what has to be waited for.
     #[cold]
     #[inline(never)]
-    fn miss(&mut self, key: KeyRef<'a>, context: &mut Context<'_>) -> Poll<()> {
+    fn miss(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let key = KeyRef::new(self.key);
         self.way = Way::Missed(Missed::new(self.group, key, self.limit));
         self.wait(context)
     }
@@ -361,7 +361,7 @@ impl<V: Value> Inner<V> {
         if wish.is_any() {
             return None;
         }
-        self.shards.past_soft(key, self.context.peers.place(key.hash), self.now())
+        self.shards.past_soft(key, self.context.peers.place(key.hash.slot()), self.now())
     }
 
     fn departures(&self) -> Departures<V> {

@@ -120,8 +120,8 @@ impl<V: Value> Inner<V> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a value that is handed up by copies costs as much as the look")]
     pub(super) fn look(&self, key: KeyRef<'_>) -> Option<Hit<V>> {
-        let place = self.context.peers.place(key.hash);
-        self.shards.look(key, place, |due| self.context.may_be_served(due))
+        let peers = &self.context.peers;
+        self.shards.look(key.bytes, |slot| peers.place(slot), |due| self.context.may_be_served(due))
     }
 
     /// What a load (or an insert) brought at that moment, as it will be cached and handed out: how long it lives,

@@ -92,23 +92,22 @@ impl<V: Value> Inner<V> {
                 break;
             }
             looked_at += 1;
-            let key = KeyRef::new(key);
             if *after != After::default() {
-                self.carry(key, &after.removed, received);
+                self.carry(KeyRef::new(key), &after.removed, received);
                 if after.offered > 0 {
-                    served(at, Served::Now(Ok(self.offered(after.offered, key))));
+                    served(at, Served::Now(Ok(self.offered(after.offered, KeyRef::new(key)))));
                     continue;
                 }
             }
             let oldest = max_age.map_or(Moment::START, |age| received.earlier(age));
-            match self.shards.look_encoded(key, self.context.peers.place(key.hash), received) {
+            match self.shards.look_encoded(key, |slot| self.context.peers.place(slot), received) {
                 Some(asked) if asked.hit.told.born() >= oldest => {
                     // The clock is not read anew for each: what looking at those before it takes counts as the way.
                     let answer = self.answer_asked(key, asked, received);
                     bytes += answer.value_len();
                     served(at, Served::Now(Ok(answer)));
                 }
-                _ => missing.push((at, key.to_owned(), (*time_limit, oldest))),
+                _ => missing.push((at, KeyRef::new(key).to_owned(), (*time_limit, oldest))),
             }
         }
         if !missing.is_empty() {
@@ -159,7 +158,7 @@ impl<V: Value> Inner<V> {
     }
 
     /// The answer from the cache: the bytes that are kept, or else the value, encoded.
-    fn answer_asked(&self, key: KeyRef<'_>, asked: Asked<V>, now: Moment) -> Answer {
+    fn answer_asked(&self, key: &[u8], asked: Asked<V>, now: Moment) -> Answer {
         let tally = Tally::new(&self.served);
         let encoded = match (&asked.hit.value, &asked.encoded) {
             (Some(_), Some(kept)) => Ok(Some(kept.clone())),

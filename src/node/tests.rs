@@ -276,5 +276,6 @@ fn removals_hold_over_grpc_in_bad_weather() {
 #[test]
 fn a_mistake_of_the_librarys_is_caught_over_grpc_too() {
     let _mistake = plant(Bug::NoTombstone);
-    assert!((1..=3).any(|seed| !play(seed).broken.is_empty()), "it goes unseen");
+    // A quarter of the seeds bring the weather in which it shows.
+    assert!((1..=16).any(|seed| !play(seed).broken.is_empty()), "it goes unseen");
 }

@@ -184,10 +184,11 @@ impl Peers {
         self.view.load()
     }
 
-    /// The part of the cache that a key belongs to here, as the membership says now; cheaper than asking the view.
+    /// The part of the cache that the keys of a slot belong to here, as the membership says now; cheaper than asking the
+    /// view.
     #[inline]
-    pub(crate) fn place(&self, hash: KeyHash) -> Place {
-        self.share.place(hash)
+    pub(crate) fn place(&self, slot: Slot) -> Place {
+        self.share.place(slot)
     }
 
     /// The membership as it is now, to be held on to.

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::key::{KeyHash, SLOTS, Slot};
+use crate::key::{SLOTS, Slot};
 use crate::store::Place;
 
 /// A bit for each slot.
@@ -33,10 +33,10 @@ impl Share {
         }
     }
 
-    /// The part of the cache that a key belongs to here.
+    /// The part of the cache that the keys of a slot belong to here.
     #[inline]
-    pub(super) fn place(&self, hash: KeyHash) -> Place {
-        let slot = hash.slot().index();
+    pub(super) fn place(&self, slot: Slot) -> Place {
+        let slot = slot.index();
         let word = self.0[slot / BITS].load(Ordering::Relaxed);
         if word >> (slot % BITS) & 1 == 1 { Place::Main } else { Place::Hot }
     }
@@ -59,8 +59,7 @@ mod tests {
     use super::*;
 
     fn owned(share: &Share) -> Vec<u16> {
-        let hash = |slot: &u16| KeyHash(u64::from(*slot) << 48 | 0xabcd);
-        (0..=u16::MAX).filter(|slot| share.place(hash(slot)) == Place::Main).collect()
+        (0..=u16::MAX).filter(|slot| share.place(Slot(*slot)) == Place::Main).collect()
     }
 
     #[test]

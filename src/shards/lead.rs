@@ -9,10 +9,10 @@ use crate::error::{Error, LoadError};
 #[cfg(feature = "test-util")]
 use crate::flight::Landed;
 use crate::flight::{Flight, Landing};
-use crate::key::HashedKey;
+use crate::key::{HashedKey, KeyRef};
 #[cfg(feature = "test-util")]
 use crate::planted::{Bug, is_planted};
-use crate::store::{Dropped, Entry, Place, Store};
+use crate::store::{Dropped, Entry, Place, Sought, Store};
 use crate::time::Moment;
 use crate::wakes::Wakes;
 
@@ -64,6 +64,11 @@ impl<V: Value> Lead<V> {
         self.flight.key()
     }
 
+    /// The key, and as the stores are searched for it.
+    pub(super) fn sought(&self) -> (KeyRef<'_>, Sought<'_>) {
+        (self.key().as_ref(), self.shards.sought(&self.key().key))
+    }
+
     /// The count of removed tags when the flight began: what it brings is as old as that.
     pub(crate) fn since(&self) -> u64 {
         self.since
@@ -75,11 +80,12 @@ impl<V: Value> Lead<V> {
         debug_assert!(self.kind == Kind::Load && !self.begun, "fetches begin when they start");
         let shards = Arc::clone(&self.shards);
         let key = self.flight.key().clone();
+        let sought = &shards.sought(&key.key);
         let mut dropped = Dropped::default();
-        let mut shard = shards.exclusive(key.as_ref());
-        shard.drop_removed(key.as_ref(), &mut dropped);
-        if let Some(hit) = shard.look(key.as_ref(), place, |due| now < due).filter(|hit| self.is_met_by(hit)) {
-            let landed = hit.landed(shard.tagged(key.as_ref()));
+        let mut shard = shards.exclusive(sought);
+        shard.drop_removed((key.as_ref(), sought), &mut dropped);
+        if let Some(hit) = shard.look(sought, place, |due| now < due).filter(|hit| self.is_met_by(hit)) {
+            let landed = hit.landed(shard.tagged(sought));
             drop(shard);
             let next = self.land(Ok(landed), None).1;
             debug_assert!(next.is_none(), "nothing is parked behind a flight that can be joined");
@@ -117,8 +123,8 @@ impl<V: Value> Lead<V> {
 
     /// Where to keep what the flight brought. What was loaded here and is too large for the share of copies is kept
     /// among the main entries: a stand-in that kept nothing would load for every get.
-    fn place_of(&self, store: &Store<V>, entry: &Entry<V>, place: Place) -> Place {
-        let fits = self.kind == Kind::Fetch || store.fits(self.key().as_ref(), entry, place);
+    fn place_of(&self, store: &Store<V>, sought: &Sought<'_>, entry: &Entry<V>, place: Place) -> Place {
+        let fits = self.kind == Kind::Fetch || store.fits(sought, entry, place);
         if fits { place } else { Place::Main }
     }
 
@@ -133,9 +139,9 @@ impl<V: Value> Lead<V> {
             _ => None,
         };
         self.on_board = false;
-        let key = self.flight.key();
+        let (key, sought) = &self.sought();
         let ended = {
-            let mut shard = self.shards.exclusive(key.as_ref());
+            let mut shard = self.shards.exclusive(sought);
             let mut ended = shard.flights(self.kind).end(&self.flight, self.begun);
             // Nobody knew what it would bear when the tag was removed.
             let tagged = landing.as_ref().ok().and_then(|landed| landed.tagged.as_deref());
@@ -145,19 +151,19 @@ impl<V: Value> Lead<V> {
             if is_planted(Bug::TwoLocks) {
                 drop(shard);
                 (0..100).for_each(|_| std::thread::yield_now());
-                shard = self.shards.exclusive(key.as_ref());
+                shard = self.shards.exclusive(sought);
             }
             // Taken rather than matched: what is not kept must be dropped outside of the lock.
             let kept = if ended.voided { None } else { kept.take() };
             if let Some((entry, place)) = kept {
-                let place = self.place_of(&shard.store, &entry, place);
-                shard.change(key.as_ref());
-                shard.store.insert(key.as_ref(), entry, place, &mut dropped);
+                let place = self.place_of(&shard.store, sought, &entry, place);
+                shard.change(*key);
+                shard.store.insert(sought, key.hash.slot(), entry, place, &mut dropped);
             } else if is_removed {
                 // Nor does anything come to refresh what is there.
-                drop_old(&mut shard, key.as_ref(), &mut dropped);
+                drop_old(&mut shard, (*key, sought), &mut dropped);
             } else if !ended.voided {
-                self.leave_or_drop_old(&mut shard, &landing, &mut dropped);
+                self.leave_or_drop_old(&mut shard, sought, &landing, &mut dropped);
             }
             ended
         };

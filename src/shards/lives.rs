@@ -8,7 +8,7 @@ use crate::clock;
 use crate::entry::{Source, Value};
 use crate::flight::{Landed, Landing};
 use crate::key::KeyRef;
-use crate::store::{Dropped, Place, QUEUES, Swept};
+use crate::store::{Dropped, Place, QUEUES, Sought, Swept};
 use crate::tags::Tagged;
 use crate::time::Moment;
 
@@ -68,7 +68,7 @@ impl Over {
 }
 
 impl<V: Value> Shard<V> {
-    pub(super) fn past_soft(&self, key: KeyRef<'_>, place: Place, now: Moment) -> Option<Hit<V>> {
+    pub(super) fn past_soft(&self, key: &Sought<'_>, place: Place, now: Moment) -> Option<Hit<V>> {
         let found = self.tags.sift(self.store.past_soft(key, place, now)?)?;
         Some(Hit::new(&found, place))
     }
@@ -100,19 +100,19 @@ impl<V: Value> Lead<V> {
             return Ok(Landed { failed: Some(error.into()), ..old });
         }
         let (now, dice) = (self.shards.clock.now(), clock::dice());
-        let key = self.key().as_ref();
+        let (key, sought) = self.sought();
         let mut dropped = Dropped::default();
-        let mut shard = self.shards.exclusive(key);
+        let mut shard = self.shards.exclusive(&sought);
         if self.flight.is_voided() {
             return Err(error);
         }
         if !error.is_of_the_source() {
-            self.wait_to_refresh(&mut shard);
+            self.wait_to_refresh(&mut shard, &sought);
             return Err(error);
         }
-        shard.drop_removed(key, &mut dropped);
+        shard.drop_removed((key, &sought), &mut dropped);
         // It is a hit of the place that the key had when it was asked for.
-        match shard.store.failed(key, now, dice).filter(|found| found.value().is_some()) {
+        match shard.store.failed(&sought, now, dice).filter(|found| found.value().is_some()) {
             Some(found) => {
                 let tagged = found.tagged().cloned();
                 Ok(Landed { failed: Some(error.into()), ..Hit::new(&found, self.over.place).landed(tagged) })
@@ -122,30 +122,40 @@ impl<V: Value> Lead<V> {
     }
 
     /// What the flight brought is not kept. Does it mean that what is held is of no use any more?
-    pub(super) fn leave_or_drop_old(&self, shard: &mut Shard<V>, landing: &Landing<V>, dropped: &mut Dropped<V>) {
+    pub(super) fn leave_or_drop_old(
+        &self,
+        shard: &mut Shard<V>,
+        sought: &Sought<'_>,
+        landing: &Landing<V>,
+        dropped: &mut Dropped<V>,
+    ) {
         let Ok(landed) = landing else { return };
-        let key = self.key().as_ref();
+        let key = (self.key().as_ref(), sought);
         match &landed.source {
             _ if !self.over.is_held || landed.failed.is_some() => {}
             // The source has something else now, though not to be kept; or nothing.
             Source::Loader if self.kind == Kind::Load => drop_old(shard, key, dropped),
             Source::Peer(_) if landed.value.is_none() => drop_old(shard, key, dropped),
             // The owner has nothing newer yet; or nobody was there to be asked.
-            _ => self.wait_to_refresh(shard),
+            _ => self.wait_to_refresh(shard, sought),
         }
     }
 
     /// If what is held is still what was to be refreshed, the next try waits.
-    fn wait_to_refresh(&self, shard: &mut Shard<V>) {
+    fn wait_to_refresh(&self, shard: &mut Shard<V>, sought: &Sought<'_>) {
         if let Some(born) = self.over.refreshed {
-            shard.store.not_refreshed(self.key().as_ref(), born, self.shards.clock.now(), clock::dice());
+            shard.store.not_refreshed(sought, born, self.shards.clock.now(), clock::dice());
         }
     }
 }
 
-pub(super) fn drop_old<V: Value>(shard: &mut Shard<V>, key: KeyRef<'_>, dropped: &mut Dropped<V>) {
+pub(super) fn drop_old<V: Value>(
+    shard: &mut Shard<V>,
+    (key, sought): (KeyRef<'_>, &Sought<'_>),
+    dropped: &mut Dropped<V>,
+) {
     shard.change(key);
-    shard.store.remove(key, dropped);
+    shard.store.remove(sought, dropped);
 }
 
 impl<V: Value> Shards<V> {

@@ -1,16 +1,17 @@
-//! What is held for a key: as it comes in, as it is kept, and what it costs.
+//! What is held for a key: as it comes in, and as it is kept.
 //!
-//! A kept entry spends 16 bytes on all that is not the key or the value: its life, its cost, when it took its place, and
-//! what readers note on it.
+//! A kept entry spends 16 bytes on all that is not the key or the value: its life, its cost, its slot, when it took its
+//! place, and what readers note on it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::Place;
+use super::cost::Cost;
 use super::held::Held;
-use super::key::{StoreKey, heap_bytes};
 use super::life::{MOST_TRIES, Packed, pause};
+use crate::key::Slot;
 use crate::lifespan::Lifespan;
 use crate::tags::Tagged;
 use crate::time::Moment;
@@ -26,29 +27,6 @@ pub(crate) struct Entry<V> {
     /// Its tags, if it has any.
     pub(crate) tagged: Option<Arc<Tagged>>,
 }
-
-/// The bytes that a store counts for an entry: its key, its value, and what it takes to keep them. They are counted as
-/// they are asked for from the allocator, so that the number is the same whatever allocator there is.
-pub(super) fn cost<V>(key: &[u8], entry: &Entry<V>) -> usize {
-    // Whatever the codec says, and even without a value, the room for one lies in the entry's block.
-    let value = entry.weight.max(size_of::<V>());
-    let tags = Held::<V>::cost_of(entry.tagged.as_ref());
-    value.saturating_add(heap_bytes(key.len())).saturating_add(overhead::<V>()).saturating_add(tags)
-}
-
-/// What an entry costs beyond a long key and the weight of its value, which includes the room for a `V`.
-pub(super) const fn overhead<V>() -> usize {
-    let block = size_of::<(StoreKey, Kept<V>, Links)>() - size_of::<V>();
-    block + TABLE_SHARE + super::ghosts::SHARE
-}
-
-/// A list's links to the neighbours: previous and next.
-type Links = [usize; 2];
-
-/// A hash table spends two pointers and a control byte on a bucket, and as it grows fills between 7/16 and 7/8 of them:
-/// an entry has 8/7 to 16/7 buckets to itself. Tables double all at once, but what entries cost should not: this is the
-/// mean over all sizes.
-const TABLE_SHARE: usize = (2 * size_of::<usize>() + 1) * 33 / 20;
 
 /// How often an entry can have been used, as far as its store can tell. With more, what was popular once takes longer
 /// to go; with one, what is popular goes too easily.
@@ -122,7 +100,9 @@ pub(super) struct Kept<V> {
     pub(super) held: Held<V>,
     /// The life's word; its byte is below, where it takes what alignment leaves.
     word: u64,
-    cost: u32,
+    cost: Cost,
+    /// Of its key: so a hit can ask who owns it, and needs no hash of the wire for that.
+    slot: Slot,
     /// When the entry took its place in its list, by a count that goes round: see [`Kept::took_its_place_before`].
     pub(super) turn: u16,
     /// Readers share the store, so this is all that a hit may write; and it writes only what it would change, so that a
@@ -132,10 +112,10 @@ pub(super) struct Kept<V> {
 }
 
 impl<V> Kept<V> {
-    pub(super) fn new(entry: Entry<V>, cost: u32) -> Self {
+    pub(super) fn new(entry: Entry<V>, cost: Cost, slot: Slot) -> Self {
         let Packed { word, tail } = Packed::new(&entry.life);
         let Entry { value, tagged, .. } = entry;
-        Self { held: Held::new(value, tagged), word, cost, turn: 0, mark: AtomicU8::new(0), tail }
+        Self { held: Held::new(value, tagged), word, cost, slot, turn: 0, mark: AtomicU8::new(0), tail }
     }
 
     #[inline]
@@ -155,7 +135,12 @@ impl<V> Kept<V> {
     }
 
     pub(super) fn cost(&self) -> usize {
-        self.cost as usize
+        self.cost.bytes()
+    }
+
+    #[inline]
+    pub(super) fn slot(&self) -> Slot {
+        self.slot
     }
 
     #[inline]

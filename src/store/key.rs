@@ -2,12 +2,13 @@
 //!
 //! A shared key costs a block with two counts besides its handle, and its hash eight bytes more. A million entries of
 //! 16 byte keys are 24 MB less without: so short keys lie in the entry itself, and the hash is worked out again where a
-//! table grows or an entry moves. Whoever searches brings the hash along, so a hit works out none.
+//! table grows or an entry moves. Whoever searches brings the hash along.
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 
-use crate::key::{KeyRef, Seeded, ShortKey, protocol_hash};
+use crate::key::ShortKey;
+use crate::scatter::Scatter;
 
 /// The bytes of a key.
 pub(super) enum StoreKey {
@@ -30,11 +31,6 @@ impl StoreKey {
             Self::Long(bytes) => bytes,
         }
     }
-
-    /// The hash under the wire protocol, worked out anew.
-    pub(super) fn hash(&self) -> u64 {
-        protocol_hash(self.bytes())
-    }
 }
 
 /// What a key of this length takes beyond its 24 bytes.
@@ -54,42 +50,46 @@ impl Eq for StoreKey {}
 
 impl Hash for StoreKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash());
+        state.write(self.bytes());
     }
 }
 
-/// A key as the tables of one store are searched for it: with its hash mixed by their seed.
+/// A key as the tables of a group's stores are searched for it: with its hash.
 ///
-/// It can be made before the store is at hand. A hit does so before it locks: behind the lock the mixing would wait for
-/// the seed to be read, and the search for the mixing. In a store of another seed it finds nothing.
+/// It is made once, before the store is known, as the hash says which one it is. In a store that scatters otherwise it
+/// finds nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sought<'a> {
     bytes: &'a [u8],
-    mixed: u64,
+    hash: u64,
 }
 
 impl<'a> Sought<'a> {
     #[inline]
-    pub(crate) fn new(key: KeyRef<'a>, seed: Seeded) -> Self {
-        Self { bytes: key.bytes, mixed: seed.mix(key.hash.0) }
+    pub(crate) fn new(key: &'a [u8], scatter: &Scatter) -> Self {
+        Self { bytes: key, hash: scatter.hash(key) }
     }
 
-    /// What is left of the key when it has gone. The seed keeps others from choosing keys that share one.
-    pub(super) fn trace(self) -> u64 {
-        self.mixed
+    /// Of the table; what is left of the key when it has gone, too.
+    #[inline]
+    pub(crate) fn hash(self) -> u64 {
+        self.hash
+    }
+
+    pub(super) fn to_stored(self) -> StoreKey {
+        StoreKey::new(self.bytes)
+    }
+
+    pub(super) fn bytes(self) -> &'a [u8] {
+        self.bytes
     }
 }
 
 /// What a table can be searched by.
 pub(super) trait Search {
     fn bytes(&self) -> &[u8];
-    fn hash(&self) -> Hashed;
-}
-
-/// A hash, of the wire or mixed with the table's seed before.
-pub(super) enum Hashed {
-    Wire(u64),
-    Mixed(u64),
+    /// If it is known.
+    fn hash(&self) -> Option<u64>;
 }
 
 impl Search for StoreKey {
@@ -99,8 +99,8 @@ impl Search for StoreKey {
         self.bytes()
     }
 
-    fn hash(&self) -> Hashed {
-        Hashed::Wire(self.hash())
+    fn hash(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -111,16 +111,16 @@ impl Search for Sought<'_> {
         self.bytes
     }
 
-    fn hash(&self) -> Hashed {
-        Hashed::Mixed(self.mixed)
+    fn hash(&self) -> Option<u64> {
+        Some(self.hash)
     }
 }
 
 impl Hash for dyn Search + '_ {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match Search::hash(self) {
-            Hashed::Wire(hash) => state.write_u64(hash),
-            Hashed::Mixed(mixed) => state.write_i64(mixed.cast_signed()),
+            Some(hash) => state.write_u64(hash),
+            None => state.write(self.bytes()),
         }
     }
 }
@@ -154,7 +154,6 @@ mod tests {
             let key = StoreKey::new(&bytes);
             assert_eq!(key.bytes(), bytes);
             assert_eq!(matches!(key, StoreKey::Long(_)), len > 22);
-            assert_eq!(key.hash(), KeyRef::new(&bytes).hash.0);
         }
     }
 
@@ -166,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_same_hash_is_not_yet_the_same_key() {
-        let [a, b] = [b"a", b"b"].map(|bytes| Sought { bytes, mixed: 1 });
+        let [a, b] = [b"a", b"b"].map(|bytes| Sought { bytes, hash: 1 });
         assert!(&a as &dyn Search != &b as &dyn Search);
         assert!(&a as &dyn Search == &StoreKey::new(b"a") as &dyn Search);
     }

@@ -36,6 +36,7 @@
 //!
 //! A store has no lock, no clock and no dice, and knows nothing of the placement, of loads or of codecs.
 
+mod cost;
 mod due;
 mod entry;
 mod ghosts;
@@ -54,12 +55,14 @@ pub(crate) use entry::{Entry, Told};
 pub(crate) use key::Sought;
 pub(crate) use sweep::{QUEUES, Swept};
 
-use entry::{Kept, cost};
+use cost::Cost;
+use entry::Kept;
 use ghosts::Ghosts;
 use key::StoreKey;
 use order::Order;
 
-use crate::key::{KeyRef, Seeded};
+use crate::key::Slot;
+use crate::scatter::Scatter;
 use crate::tags::Tagged;
 use crate::time::Moment;
 
@@ -81,13 +84,6 @@ pub(crate) enum Place {
 
 impl Place {
     const BOTH: &[Self] = &[Self::Main, Self::Hot];
-
-    fn other(self) -> Self {
-        match self {
-            Self::Main => Self::Hot,
-            Self::Hot => Self::Main,
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,8 +178,8 @@ struct Side<V> {
 }
 
 impl<V> Side<V> {
-    fn new(seed: Seeded) -> Self {
-        Self { probation: Order::new(seed), protected: Order::new(seed) }
+    fn new(scatter: &Scatter) -> Self {
+        Self { probation: Order::new(scatter), protected: Order::new(scatter) }
     }
 
     fn bytes(&self) -> usize {
@@ -208,16 +204,6 @@ impl<V> Side<V> {
         }
     }
 
-    fn find(&self, key: &Sought<'_>) -> Option<&Kept<V>> {
-        // Most of what is held is protected.
-        self.protected.find(key).or_else(|| self.probation.find(key))
-    }
-
-    fn find_mut(&mut self, key: &Sought<'_>) -> Option<&mut Kept<V>> {
-        let rank = if self.protected.find(key).is_some() { Rank::Protected } else { Rank::Probation };
-        self.queue_mut(rank).find_mut(key)
-    }
-
     /// The entry, and whether it had proven itself.
     fn take(&mut self, key: &Sought<'_>) -> Option<(Kept<V>, bool)> {
         if let Some(kept) = self.protected.take(key) {
@@ -238,7 +224,7 @@ pub(crate) struct Store<V> {
     budget: usize,
     hot_budget: usize,
     grace: Duration,
-    seed: Seeded,
+    scatter: Scatter,
     /// How many evictions there were when it was last swept.
     swept_after: u64,
     /// How many entries took a place, going round.
@@ -249,24 +235,21 @@ pub(crate) struct Store<V> {
 }
 
 impl<V> Store<V> {
-    /// The most that an entry may cost in any store.
-    pub(crate) const LARGEST: usize = u32::MAX as usize;
-
     /// An empty store for `budget` bytes, of which hot copies have at most `hot_budget`; 0 switches them off. The
     /// `grace` is that of the entries that have one.
     ///
-    /// The `seed` scatters the keys in the tables. Stores may share one, so that a key can be [`Sought`] before it is
-    /// known in which. It must not be the one by which keys were sorted into shards: all keys of a shard would agree in
-    /// bits that are meant to tell them apart.
-    pub(crate) fn new(budget: usize, hot_budget: usize, grace: Duration, seed: Seeded) -> Self {
+    /// The `scatter` spreads the keys over the tables. Stores may share one, so that a key can be [`Sought`] before it
+    /// is known in which. Keys that are sorted into stores by it must be by bits from the middle: all keys of a store
+    /// agree in those, and the others are meant to tell them apart.
+    pub(crate) fn new(budget: usize, hot_budget: usize, grace: Duration, scatter: Scatter) -> Self {
         Self {
-            main: Side::new(seed),
-            hot: Side::new(seed),
+            main: Side::new(&scatter),
+            hot: Side::new(&scatter),
             ghosts: Ghosts::default(),
             budget,
             hot_budget: hot_budget.min(budget),
             grace,
-            seed,
+            scatter,
             swept_after: 0,
             places_taken: 0,
             evictions: 0,
@@ -275,35 +258,42 @@ impl<V> Store<V> {
         }
     }
 
-    /// Whether a side could hold the entry, if the store held nothing else.
-    pub(crate) fn fits(&self, key: KeyRef<'_>, entry: &Entry<V>, place: Place) -> bool {
-        cost(key.bytes, entry) <= self.limit(place)
+    /// The most that an entry may cost in a store of this budget.
+    pub(crate) fn largest(budget: usize) -> usize {
+        cost::most_within(budget)
     }
 
-    /// The entry for `key`, on whichever side, if it is not due; that it was asked for is noted on it.
+    /// Whether a side could hold the entry, if the store held nothing else.
+    pub(crate) fn fits(&self, key: &Sought<'_>, entry: &Entry<V>, place: Place) -> bool {
+        Cost::of(key.bytes(), entry).is_some_and(|cost| cost.bytes() <= self.limit(place))
+    }
+
+    /// The entry for `key`, on whichever side, if it is not due; that it was asked for is noted on it, and as what: the
+    /// `place` of its slot.
     ///
     /// Any number of readers may call this at once: it takes nothing out and moves nothing.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
-    pub(crate) fn look(&self, key: &Sought<'_>, place: Place, now: Moment) -> Option<Found<'_, V>> {
-        let kept = self.find(key, place)?;
+    pub(crate) fn look(
+        &self,
+        key: &Sought<'_>,
+        place: impl FnOnce(Slot) -> Place,
+        now: Moment,
+    ) -> Option<(Found<'_, V>, Place)> {
+        let kept = self.find(key)?;
         let found = self.found(kept);
         if now >= found.due {
             return None;
         }
+        let place = place(kept.slot());
         kept.note_use(place);
-        Some(found)
+        Some((found, place))
     }
 
     /// The entry for `key`, on whichever side, if it may be served, due or not. Notes nothing.
-    pub(crate) fn peek(&self, key: KeyRef<'_>, now: Moment) -> Option<Found<'_, V>> {
-        let found = self.found(self.find(&self.sought(key), Place::Main)?);
+    pub(crate) fn peek(&self, key: &Sought<'_>, now: Moment) -> Option<Found<'_, V>> {
+        let found = self.found(self.find(key)?);
         (now < found.end()).then_some(found)
-    }
-
-    #[inline]
-    pub(crate) fn sought<'a>(&self, key: KeyRef<'a>) -> Sought<'a> {
-        Sought::new(key, self.seed)
     }
 
     #[inline]
@@ -311,61 +301,70 @@ impl<V> Store<V> {
         Found { kept, due: kept.due(self.grace) }
     }
 
-    /// Most of what is asked for is protected: that search is part of the caller, the others are not.
+    /// Most of what is asked for is protected, and most of what is protected is main: that search is part of the caller,
+    /// the others are not.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
-    fn find(&self, key: &Sought<'_>, place: Place) -> Option<&Kept<V>> {
-        match self.side(place).protected.find(key) {
+    fn find(&self, key: &Sought<'_>) -> Option<&Kept<V>> {
+        match self.main.protected.find(key) {
             Some(kept) => Some(kept),
-            None => self.find_elsewhere(key, place),
+            None => self.find_elsewhere(key),
         }
     }
 
     #[inline(never)]
-    fn find_elsewhere(&self, key: &Sought<'_>, place: Place) -> Option<&Kept<V>> {
-        self.side(place).probation.find(key).or_else(|| self.side(place.other()).find(key))
+    fn find_elsewhere(&self, key: &Sought<'_>) -> Option<&Kept<V>> {
+        let found = self.hot.protected.find(key).or_else(|| self.main.probation.find(key));
+        found.or_else(|| self.hot.probation.find(key))
     }
 
     fn find_mut(&mut self, key: &Sought<'_>) -> Option<&mut Kept<V>> {
-        let side = if self.main.find(key).is_some() { &mut self.main } else { &mut self.hot };
-        side.find_mut(key)
+        let lies_in = |side: &Side<V>, rank| side.queue(rank).find(key).is_some();
+        let place = Place::BOTH.iter().copied();
+        let mut queues = place.flat_map(|place| [(place, Rank::Protected), (place, Rank::Probation)]);
+        let (place, rank) = queues.find(|(place, rank)| lies_in(self.side(*place), *rank))?;
+        self.side_mut(place).queue_mut(rank).find_mut(key)
     }
 
     /// Takes in an entry in place of what was held for the key. Says whether it did.
     ///
     /// An entry that costs more than its side may ever hold is refused. What was held for the key goes all the same: an
     /// old value must not outlive the new one.
-    pub(crate) fn insert(&mut self, key: KeyRef<'_>, entry: Entry<V>, place: Place, dropped: &mut Dropped<V>) -> bool {
-        let sought = self.sought(key);
+    pub(crate) fn insert(
+        &mut self,
+        key: &Sought<'_>,
+        slot: Slot,
+        entry: Entry<V>,
+        place: Place,
+        dropped: &mut Dropped<V>,
+    ) -> bool {
         self.remove(key, dropped);
-        let cost = cost(key.bytes, &entry);
-        let Some(fitting) = u32::try_from(cost).ok().filter(|_| cost <= self.limit(place)) else {
+        let Some(cost) = Cost::of(key.bytes(), &entry).filter(|cost| cost.bytes() <= self.limit(place)) else {
             self.refusals += 1;
             dropped.values.extend(entry.value);
             return false;
         };
-        let rank = self.rank_of(sought.trace(), cost, dropped);
-        self.make_room(cost, place, rank, dropped);
-        self.put(StoreKey::new(key.bytes), Kept::new(entry, fitting), place, rank);
+        let rank = self.rank_of(key.hash(), cost.bytes(), dropped);
+        self.make_room(cost.bytes(), place, rank, dropped);
+        self.put(key.to_stored(), Kept::new(entry, cost, slot), place, rank);
         true
     }
 
     /// Takes out what is held for `key`, fresh or not. Says whether there was anything.
     ///
     /// That the key had proven itself is remembered: its next value does not begin on probation.
-    pub(crate) fn remove(&mut self, key: KeyRef<'_>, dropped: &mut Dropped<V>) -> bool {
-        let key = self.sought(key);
-        let Some((kept, is_proven)) = self.main.take(&key).or_else(|| self.hot.take(&key)) else { return false };
+    pub(crate) fn remove(&mut self, key: &Sought<'_>, dropped: &mut Dropped<V>) -> bool {
+        let Some((kept, is_proven)) = self.main.take(key).or_else(|| self.hot.take(key)) else { return false };
         if is_proven {
-            self.ghosts.add(key.trace(), self.len());
+            self.ghosts.add(key.hash(), self.len());
         }
         dropped.values.extend(kept.held.into_value());
         true
     }
 
     /// The tags of what is held for a key.
-    pub(crate) fn tagged(&self, key: KeyRef<'_>) -> Option<&Arc<Tagged>> {
-        self.find(&self.sought(key), Place::Main)?.tagged()
+    pub(crate) fn tagged(&self, key: &Sought<'_>) -> Option<&Arc<Tagged>> {
+        self.find(key)?.tagged()
     }
 
     /// Takes everything out, in the same short time however much it is.
@@ -471,7 +470,7 @@ impl<V> Store<V> {
     fn let_go(&mut self, key: &StoreKey, kept: Kept<V>, rank: Rank, dropped: &mut Dropped<V>) {
         self.evictions += 1;
         if rank == Rank::Probation {
-            self.ghosts.add(self.seed.mix(key.hash()), self.len());
+            self.ghosts.add(self.scatter.hash(key.bytes()), self.len());
         }
         dropped.values.extend(kept.held.into_value());
     }

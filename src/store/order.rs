@@ -8,21 +8,22 @@ use lru::LruCache;
 
 use super::entry::Kept;
 use super::key::{Search, Sought, StoreKey};
-use crate::key::Seeded;
+use crate::scatter::Scatter;
 
 /// A queue of entries. It is the list of an LRU cache whose entries are never touched, only put in anew.
 #[derive(Debug)]
 pub(super) struct Order<V> {
-    entries: LruCache<StoreKey, Kept<V>, Seeded>,
+    entries: LruCache<StoreKey, Kept<V>, Scatter>,
     bytes: usize,
     /// How many of them may have an end before they are asked for.
     mortal: usize,
-    seed: Seeded,
+    scatter: Scatter,
 }
 
 impl<V> Order<V> {
-    pub(super) fn new(seed: Seeded) -> Self {
-        Self { entries: LruCache::unbounded_with_hasher(seed), bytes: 0, mortal: 0, seed }
+    pub(super) fn new(scatter: &Scatter) -> Self {
+        let entries = LruCache::unbounded_with_hasher(scatter.clone());
+        Self { entries, bytes: 0, mortal: 0, scatter: scatter.clone() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -83,7 +84,7 @@ impl<V> Order<V> {
 
     /// Takes everything out at once, table and all, and leaves an empty queue.
     pub(super) fn take_all(&mut self) -> Self {
-        let empty = Self::new(self.seed);
+        let empty = Self::new(&self.scatter);
         std::mem::replace(self, empty)
     }
 

@@ -8,7 +8,7 @@ mod stays;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::entry::overhead;
+use super::cost::overhead;
 use super::*;
 use crate::lifespan::Lifespan;
 
@@ -18,14 +18,25 @@ type Value = Arc<u32>;
 /// What each entry of the examples costs: a short key, a weight of 100, and the bookkeeping.
 const ONE: usize = 100 + overhead::<Value>();
 
+/// The slot of all keys: a test says of each get where that lies.
+const SLOT: Slot = Slot(5);
+
 const GRACE: Duration = Duration::from_secs(20);
 
 fn second(n: u64) -> Moment {
     Moment::after_start(Duration::from_secs(n))
 }
 
-fn key(name: &str) -> KeyRef<'_> {
-    KeyRef::new(name.as_bytes())
+fn scatter() -> Scatter {
+    Scatter::new(7)
+}
+
+fn key(name: &str) -> Sought<'_> {
+    sought(name.as_bytes())
+}
+
+fn sought(key: &[u8]) -> Sought<'_> {
+    Sought::new(key, &scatter())
 }
 
 /// Lives from the first second to the tenth.
@@ -42,7 +53,7 @@ struct Example {
 impl Example {
     /// Room for this many entries, all but one of them protected, and for how many hot ones among them.
     fn with_room(all: usize, hot: usize) -> Self {
-        Self { store: Store::new(all * ONE, hot * ONE, GRACE, Seeded(7)), dropped: Dropped::default() }
+        Self { store: Store::new(all * ONE, hot * ONE, GRACE, scatter()), dropped: Dropped::default() }
     }
 
     /// Inserts an entry for each letter.
@@ -53,7 +64,7 @@ impl Example {
     }
 
     fn insert(&mut self, name: &str, entry: Entry<Value>, place: Place) -> bool {
-        self.store.insert(key(name), entry, place, &mut self.dropped)
+        self.store.insert(&key(name), SLOT, entry, place, &mut self.dropped)
     }
 
     fn get(&mut self, name: &str, place: Place) -> Option<Value> {
@@ -68,9 +79,9 @@ impl Example {
     }
 
     fn get_at(&mut self, name: &str, place: Place, now: Moment) -> Option<Value> {
-        let value = self.store.look(&self.store.sought(key(name)), place, now).map(|found| found.value().cloned());
+        let value = self.store.look(&key(name), |_| place, now).map(|(found, _)| found.value().cloned());
         if value.is_none() {
-            self.store.missed(key(name), now, &mut self.dropped);
+            self.store.missed(&key(name), now, &mut self.dropped);
         }
         value.flatten()
     }

@@ -18,11 +18,11 @@ fn tailed(value: u32) -> Entry<Value> {
 
 impl Example {
     fn is_served(&self, now: Moment) -> bool {
-        self.store.look(&self.store.sought(key("a")), Place::Main, now).is_some()
+        self.store.look(&key("a"), |_| Place::Main, now).is_some()
     }
 
     fn is_past_soft(&self, now: Moment) -> bool {
-        self.store.past_soft(key("a"), Place::Main, now).is_some()
+        self.store.past_soft(&key("a"), Place::Main, now).is_some()
     }
 }
 
@@ -32,11 +32,11 @@ fn an_entry_past_its_soft_limit_is_found_by_who_looks_for_that_until_a_refresh_b
     example.insert("a", tailed(1), Place::Main);
     assert!(example.is_served(at(6_399)) && !example.is_past_soft(at(6_399)));
     assert!(!example.is_served(at(6_400)) && example.is_past_soft(at(6_400)));
-    assert!(example.store.peek(key("a"), at(12_799)).is_some(), "a peek starts nothing");
-    example.store.begin_refresh(key("a"));
+    assert!(example.store.peek(&key("a"), at(12_799)).is_some(), "a peek starts nothing");
+    example.store.begin_refresh(&key("a"));
     assert!(example.is_served(at(12_799)) && !example.is_past_soft(at(12_799)));
     assert!(!example.is_served(at(12_800)) && !example.is_past_soft(at(12_800)), "not beyond its hard limit");
-    let found = example.store.peek(key("a"), second(9)).unwrap();
+    let found = example.store.peek(&key("a"), second(9)).unwrap();
     assert_eq!(found.told().life().soft, second(0), "others are told that it has passed");
 }
 
@@ -47,8 +47,8 @@ fn after_each_failure_the_next_try_waits_longer_and_none_before_the_hard_limit_p
     let mut now = at(6_400);
     let mut pauses = Vec::new();
     while now < at(12_800) {
-        example.store.begin_refresh(key("a"));
-        let due = example.store.failed(key("a"), now, 0.0).unwrap().due();
+        example.store.begin_refresh(&key("a"));
+        let due = example.store.failed(&key("a"), now, 0.0).unwrap().due();
         pauses.push(due.since(now).as_millis() / 50);
         assert!(due <= at(12_800) && example.is_served(now) && !example.is_served(due));
         now = due;
@@ -62,14 +62,14 @@ fn a_failure_in_the_grace_excuses_the_old_value_for_a_pause_and_never_beyond_the
     let (mut example, end) = (Example::with_room(4, 0), at(32_800));
     example.insert("a", tailed(1), Place::Main);
     let (mut now, mut tries) = (at(12_800), 0);
-    while !example.store.missed(key("a"), now, &mut example.dropped) {
+    while !example.store.missed(&key("a"), now, &mut example.dropped) {
         assert!(!example.is_served(now), "it is for the source to say, at {now:?}");
-        let due = example.store.failed(key("a"), now, 0.0).unwrap().due();
+        let due = example.store.failed(&key("a"), now, 0.0).unwrap().due();
         assert!(due > now && due <= end && example.is_served(now), "{due:?}");
         (now, tries) = (due, tries + 1);
     }
     assert_eq!((now, tries), (end, 7), "a quarter of a second, a half, and so on");
-    assert!(!example.store.holds(key("a")) && example.store.failed(key("a"), now, 0.0).is_none());
+    assert!(!example.store.holds(&key("a")) && example.store.failed(&key("a"), now, 0.0).is_none());
 }
 
 #[test]
@@ -77,24 +77,24 @@ fn what_came_in_is_as_new_and_what_is_no_longer_held_cannot_fail() {
     let mut example = Example::with_room(4, 0);
     for value in [1, 2] {
         example.insert("a", tailed(value), Place::Main);
-        let due = example.store.failed(key("a"), second(7), 0.0).unwrap().due();
+        let due = example.store.failed(&key("a"), second(7), 0.0).unwrap().due();
         assert_eq!(due.since(second(7)).as_millis() / 50, 5, "the first of its failures");
     }
-    example.store.not_refreshed(key("a"), second(0), second(13), 0.0);
+    example.store.not_refreshed(&key("a"), second(0), second(13), 0.0);
     assert!(!example.is_served(second(13)), "that nothing newer came is no reason to serve what is over");
-    example.store.remove(key("a"), &mut example.dropped);
-    assert!(example.store.failed(key("a"), second(7), 0.0).is_none());
-    example.store.begin_refresh(key("a"));
+    example.store.remove(&key("a"), &mut example.dropped);
+    assert!(example.store.failed(&key("a"), second(7), 0.0).is_none());
+    example.store.begin_refresh(&key("a"));
 }
 
 #[test]
 fn an_entry_without_a_soft_limit_or_a_grace_knows_of_neither() {
     let mut example = Example::with_room(4, 0);
     example.insert("a", entry(1, 100), Place::Main);
-    example.store.begin_refresh(key("a"));
-    example.store.failed(key("a"), second(9), 0.0);
+    example.store.begin_refresh(&key("a"));
+    example.store.failed(&key("a"), second(9), 0.0);
     assert!(example.is_served(second(9)) && !example.is_served(second(10)) && !example.is_past_soft(second(10)));
-    assert!(example.store.failed(key("a"), second(10), 0.0).is_none());
+    assert!(example.store.failed(&key("a"), second(10), 0.0).is_none());
 }
 
 /// Sweeps the protected entries of main, a few at a time.
@@ -104,7 +104,7 @@ fn sweep(example: &mut Example, now: Moment) -> (usize, Vec<String>) {
     let all = example.store.to_sweep(queue);
     while seen < all {
         let most = 3.min(all - seen);
-        let told = |key: KeyRef<'_>| gone.push(String::from_utf8_lossy(key.bytes).into_owned());
+        let told = |key: crate::key::KeyRef<'_>| gone.push(String::from_utf8_lossy(key.bytes).into_owned());
         let swept = example.store.sweep(queue, most, (now, |_| false), &mut example.dropped, told);
         assert!(swept.seen <= most);
         seen += swept.seen;
@@ -176,8 +176,8 @@ fn keys_that_were_loaded_together_do_not_come_back_together() {
                 let (soft, hard) = if is_soft { (end, end + GRACE) } else { (Moment::NEVER, end) };
                 let life = Lifespan { born: second(now), soft, hard, grace: false };
                 let entry = Entry { life, ..entry(0, 100) };
-                example.store.insert(KeyRef::new(&bytes), entry, Place::Main, &mut example.dropped);
-                let ends = example.store.peek(KeyRef::new(&bytes), second(now)).unwrap().due();
+                example.store.insert(&sought(&bytes), SLOT, entry, Place::Main, &mut example.dropped);
+                let ends = example.store.peek(&sought(&bytes), second(now)).unwrap().due();
                 due.entry(ends.since(second(0)).as_secs() + 1).or_default().push(number);
             }
         }

@@ -77,7 +77,22 @@ enum Among {
 }
 
 fn trace_of(key: u8) -> u64 {
-    Seeded(7).mix(KeyRef::new(&key_bytes(key)).hash.0)
+    scatter().hash(&key_bytes(key))
+}
+
+/// Where a slot lies: it must be the one that came with the key.
+fn place_of(slot: Slot, key: u8, place: Place) -> Place {
+    assert_eq!(slot, Slot(u16::from(key)));
+    place
+}
+
+/// Up to what can be told in eleven bits and a number of zeros.
+fn rounded(cost: usize) -> usize {
+    let mut step = 1;
+    while cost.div_ceil(step) > 2047 {
+        step *= 2;
+    }
+    cost.div_ceil(step).saturating_mul(step)
 }
 
 impl Model {
@@ -225,7 +240,7 @@ impl Pair {
     fn new(budget: usize, hot_budget: usize) -> Self {
         let model = Model { budget, hot_budget: hot_budget.min(budget), ..Model::default() };
         Self {
-            store: Store::new(budget, hot_budget, GRACE, Seeded(7)),
+            store: Store::new(budget, hot_budget, GRACE, scatter()),
             model,
             now: Moment::default(),
             values: Vec::new(),
@@ -237,16 +252,16 @@ impl Pair {
         match *step {
             Step::Get(key, place) => {
                 let bytes = key_bytes(key);
-                let got = self.store.look(&self.store.sought(KeyRef::new(&bytes)), place, self.now);
-                let got = got.map(|found| (found.value().map(|value| **value), found.told().life().hard));
+                let got = self.store.look(&sought(&bytes), |slot| place_of(slot, key, place), self.now);
+                let got = got.map(|(found, _)| (found.value().map(|value| **value), found.told().life().hard));
                 if got.is_none() {
-                    self.store.missed(KeyRef::new(&bytes), self.now, dropped);
+                    self.store.missed(&sought(&bytes), self.now, dropped);
                 }
                 prop_assert_eq!(got, self.model.get(key, place, self.now).map(|held| (held.value, held.expires)));
             }
             Step::Peek(key) => {
                 let bytes = key_bytes(key);
-                let got = self.store.peek(KeyRef::new(&bytes), self.now);
+                let got = self.store.peek(&sought(&bytes), self.now);
                 let got = got.map(|found| (found.value().map(|value| **value), found.told().life().hard));
                 let held = self.model.held.iter().find(|held| held.key == key && self.now < held.expires);
                 prop_assert_eq!(got, held.map(|held| (held.value, held.expires)));
@@ -255,7 +270,7 @@ impl Pair {
                 self.insert(key, found, weight, life, place, dropped)?;
             }
             Step::Remove(key) => {
-                let removed = self.store.remove(KeyRef::new(&key_bytes(key)), dropped);
+                let removed = self.store.remove(&sought(&key_bytes(key)), dropped);
                 prop_assert_eq!(removed, self.model.remove(key));
             }
             Step::Clear => {
@@ -283,7 +298,7 @@ impl Pair {
         let held = Held {
             key,
             value: value.as_deref().copied(),
-            cost: weight.max(size_of::<Value>()).saturating_add(long).saturating_add(overhead::<Value>()),
+            cost: rounded(weight.max(size_of::<Value>()).saturating_add(long).saturating_add(overhead::<Value>())),
             expires,
             place,
             rank: Rank::Probation,
@@ -293,7 +308,10 @@ impl Pair {
         };
         let entry = Entry { value, weight, life: Lifespan::new(self.now, expires), tagged: None };
         let before = self.store.places_taken;
-        prop_assert_eq!(self.store.insert(KeyRef::new(&bytes), entry, place, dropped), self.model.insert(held));
+        prop_assert_eq!(
+            self.store.insert(&sought(&bytes), Slot(u16::from(key)), entry, place, dropped),
+            self.model.insert(held)
+        );
         let moved = self.store.places_taken - before;
         // The newcomer, those that it and those that are spared for it pass by, and those that are spared.
         prop_assert!(moved as usize <= 1 + PATIENCE + PATIENCE * (1 + PATIENCE), "an insert moved {}", moved);

@@ -74,7 +74,7 @@ fn what_was_proven_and_removed_or_expired_is_protected_when_it_comes_back() {
         let mut example = Example::with_room(4, 0);
         example.add("abcd", Place::Main);
         if removed {
-            assert!(example.store.remove(key("a"), &mut example.dropped));
+            assert!(example.store.remove(&key("a"), &mut example.dropped));
         } else {
             assert!(example.get_at("a", Place::Main, second(10)).is_none());
         }
@@ -89,8 +89,7 @@ fn what_was_proven_and_removed_or_expired_is_protected_when_it_comes_back() {
 fn readers_share_a_store() {
     let mut example = Example::with_room(2, 0);
     example.add("ab", Place::Main);
-    let look =
-        |name: &str| example.store.look(&example.store.sought(KeyRef::new(name.as_bytes())), Place::Main, second(1));
+    let look = |name: &str| example.store.look(&sought(name.as_bytes()), |_| Place::Main, second(1));
     let (a, b) = (look("a"), look("b"));
     assert!(a.is_some() && b.is_some(), "both are held at once");
 }
@@ -99,8 +98,8 @@ fn readers_share_a_store() {
 fn a_peek_touches_nothing() {
     let mut example = Example::with_room(4, 0);
     example.add("abcd", Place::Main);
-    assert!(example.store.peek(key("d"), second(1)).is_some());
-    assert!(example.store.peek(key("d"), second(10)).is_none(), "it has expired");
+    assert!(example.store.peek(&key("d"), second(1)).is_some());
+    assert!(example.store.peek(&key("d"), second(10)).is_none(), "it has expired");
     example.add("e", Place::Main);
     assert_eq!(example.holds(), ["abc|e", "|"]);
     assert_eq!(example.store.usage().expiries, 0);
@@ -252,8 +251,8 @@ fn a_not_found_is_remembered_at_the_price_of_the_room_for_a_value() {
     let mut example = Example::with_room(4, 2);
     let nothing = Entry { value: None, weight: 0, ..entry(0, 0) };
     assert!(example.insert("a", nothing, Place::Main));
-    let found = example.store.look(&example.store.sought(key("a")), Place::Main, second(1));
-    assert!(found.is_some_and(|found| found.value().is_none()));
+    let found = example.store.look(&key("a"), |_| Place::Main, second(1));
+    assert!(found.is_some_and(|(found, _)| found.value().is_none()));
     assert_eq!(example.store.usage().main_bytes, (size_of::<Value>() + overhead::<Value>()) as u64);
 }
 
@@ -269,7 +268,7 @@ fn no_value_is_dropped_by_the_store() {
     example.insert("d", Entry { weight: 100 * ONE, ..holding(4) }, Place::Main); // is refused
     example.insert("e", Entry { life: Lifespan::new(second(0), second(1)), ..holding(5) }, Place::Hot); // evicts
     assert!(example.get("e", Place::Hot).is_none()); // finds it expired
-    example.store.remove(key("c"), &mut example.dropped);
+    example.store.remove(&key("c"), &mut example.dropped);
     example.add("fg", Place::Hot);
     example.store.clear(&mut example.dropped);
 
