@@ -7,6 +7,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use foldhash::SharedSeed;
 use tokio::time::Instant;
 
 use crate::time::Moment;
@@ -100,6 +101,12 @@ pub(crate) fn dice() -> f64 {
 #[expect(clippy::disallowed_methods, reason = "the one place that rolls dice")]
 pub(crate) fn random() -> u64 {
     fastrand::u64(..)
+}
+
+/// What the hashes of all tables of this process share. In a simulation always the same, so that a seed means the same
+/// run; and in a test.
+pub(crate) fn table_seeds() -> &'static SharedSeed {
+    if is_simulated() || cfg!(test) { SharedSeed::global_fixed() } else { SharedSeed::global_random() }
 }
 
 /// How many cores there are to share the work. In a simulation always the same, so that a seed means the same run on

@@ -2,7 +2,7 @@
 //!
 //! The hash of the wire is SipHash, as all nodes have to agree on it and as it decides who owns a key. A hit need not
 //! know that: it asks a table of its own process. So it asks by a hash that takes a fifth of the time for a short key,
-//! and that nobody outside can work out: foldhash, under seeds that are rolled when a group is made. That every node
+//! and that nobody outside can work out: foldhash, under seeds that are rolled when a process starts, and a group. That every node
 //! of a cluster has other seeds also spreads what the hash of the wire leaves together: within one node its top bits are
 //! far from random.
 //!
@@ -15,23 +15,29 @@ use std::hash::{BuildHasher, Hasher};
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 
-/// A hash with its seeds.
-#[derive(Clone, Debug)]
+/// A hash with its seeds: one of its own, and those that all tables of the process share.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Scatter {
     seed: u64,
-    shared: SharedSeed,
+    shared: &'static SharedSeed,
 }
 
 impl Scatter {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { seed, shared: SharedSeed::from_u64(!seed) }
+    pub(crate) fn new(seed: u64, shared: &'static SharedSeed) -> Self {
+        Self { seed, shared }
+    }
+
+    /// By this seed alone, the same in every run.
+    #[cfg(test)]
+    pub(crate) fn fixed(seed: u64) -> Self {
+        Self::new(seed, SharedSeed::global_fixed())
     }
 
     /// What a key becomes. Tables use the low bits and the top seven, ghosts the low and the high half, shards those in the
     /// middle.
     #[inline]
-    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
-        let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
+    pub(crate) fn hash(self, key: &[u8]) -> u64 {
+        let mut hasher = FoldHasher::with_seed(self.seed, self.shared);
         hasher.write(key);
         hasher.finish()
     }
@@ -42,7 +48,7 @@ impl BuildHasher for Scatter {
 
     #[inline]
     fn build_hasher(&self) -> Scattering {
-        Scattering { by: self.clone(), hash: 0 }
+        Scattering { by: *self, hash: 0 }
     }
 }
 
@@ -80,7 +86,7 @@ mod tests {
 
     /// How many of so many keys have each value of a part.
     fn spread(part: fn(u64) -> u64, keys: impl Iterator<Item = Vec<u8>>) -> Vec<usize> {
-        let scatter = Scatter::new(7);
+        let scatter = Scatter::fixed(7);
         let mut counts = vec![0; 128];
         keys.for_each(|key| counts[usize::try_from(part(scatter.hash(&key))).unwrap()] += 1);
         counts
@@ -106,7 +112,7 @@ mod tests {
 
     #[test]
     fn keys_that_meet_under_one_seed_part_under_another() {
-        let meet = |seed, key: &u32| Scatter::new(seed).hash(&key.to_be_bytes()).trailing_zeros() >= 8;
+        let meet = |seed, key: &u32| Scatter::fixed(seed).hash(&key.to_be_bytes()).trailing_zeros() >= 8;
         let chosen: Vec<u32> = (0..100_000).filter(|key| meet(1, key)).collect();
         let still = chosen.iter().filter(|key| meet(2, key)).count();
         assert!(chosen.len() > 200 && still < 20, "{still} of {} meet again", chosen.len());
@@ -114,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_hash_that_is_brought_along_is_the_one_that_would_be_made() {
-        let scatter = Scatter::new(3);
+        let scatter = Scatter::fixed(3);
         let (mut made, mut brought) = (scatter.build_hasher(), scatter.build_hasher());
         made.write(b"key");
         brought.write_u64(scatter.hash(b"key"));

@@ -225,10 +225,10 @@ impl<V: Value> Shards<V> {
         let budget = capacity / count - encoded_budget;
         let hot_budget = part(budget, hot_share);
         let tags = Arc::<TagClock>::default();
-        let scatter = Scatter::new(random());
+        let scatter = Scatter::new(random(), clock::table_seeds());
         let shard = || {
             RwLock::new(Shard {
-                store: Store::new(budget, hot_budget, grace, scatter.clone()),
+                store: Store::new(budget, hot_budget, grace, scatter),
                 encoded: (encoded_budget > 0).then(|| Encoded::new(encoded_budget, random())),
                 changes: 0,
                 loads: Flights::new(LOADS_OF_A_KEY, Seeded(random())),
@@ -454,7 +454,7 @@ impl<V> Shards<V> {
     /// The key as the stores are searched for it.
     #[inline]
     pub(crate) fn sought<'a>(&self, key: &'a [u8]) -> Sought<'a> {
-        Sought::new(key, &self.scatter)
+        Sought::new(key, self.scatter)
     }
 
     #[inline]

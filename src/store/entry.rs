@@ -199,10 +199,10 @@ impl<V> Kept<V> {
         // Relaxed: it is read by whoever has the store to himself, and a use that is lost to another at the same time
         // is no loss.
         let mark = self.mark.load(Ordering::Relaxed);
-        let uses = ((mark & USES) + 1).min(MOST_USES);
-        let noted = mark & TRIES | uses | if place == Place::Hot { AS_HOT } else { 0 };
-        if noted != mark {
-            self.mark.store(noted, Ordering::Relaxed);
+        let place = if place == Place::Hot { AS_HOT } else { 0 };
+        if mark & (USES | AS_HOT) != MOST_USES | place {
+            let uses = ((mark & USES) + 1).min(MOST_USES);
+            self.mark.store(mark & TRIES | uses | place, Ordering::Relaxed);
         }
     }
 

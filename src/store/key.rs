@@ -66,7 +66,7 @@ pub(crate) struct Sought<'a> {
 
 impl<'a> Sought<'a> {
     #[inline]
-    pub(crate) fn new(key: &'a [u8], scatter: &Scatter) -> Self {
+    pub(crate) fn new(key: &'a [u8], scatter: Scatter) -> Self {
         Self { bytes: key, hash: scatter.hash(key) }
     }
 

@@ -178,7 +178,7 @@ struct Side<V> {
 }
 
 impl<V> Side<V> {
-    fn new(scatter: &Scatter) -> Self {
+    fn new(scatter: Scatter) -> Self {
         Self { probation: Order::new(scatter), protected: Order::new(scatter) }
     }
 
@@ -243,8 +243,8 @@ impl<V> Store<V> {
     /// agree in those, and the others are meant to tell them apart.
     pub(crate) fn new(budget: usize, hot_budget: usize, grace: Duration, scatter: Scatter) -> Self {
         Self {
-            main: Side::new(&scatter),
-            hot: Side::new(&scatter),
+            main: Side::new(scatter),
+            hot: Side::new(scatter),
             ghosts: Ghosts::default(),
             budget,
             hot_budget: hot_budget.min(budget),

@@ -21,9 +21,8 @@ pub(super) struct Order<V> {
 }
 
 impl<V> Order<V> {
-    pub(super) fn new(scatter: &Scatter) -> Self {
-        let entries = LruCache::unbounded_with_hasher(scatter.clone());
-        Self { entries, bytes: 0, mortal: 0, scatter: scatter.clone() }
+    pub(super) fn new(scatter: Scatter) -> Self {
+        Self { entries: LruCache::unbounded_with_hasher(scatter), bytes: 0, mortal: 0, scatter }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -84,7 +83,7 @@ impl<V> Order<V> {
 
     /// Takes everything out at once, table and all, and leaves an empty queue.
     pub(super) fn take_all(&mut self) -> Self {
-        let empty = Self::new(&self.scatter);
+        let empty = Self::new(self.scatter);
         std::mem::replace(self, empty)
     }
 

@@ -28,7 +28,7 @@ fn second(n: u64) -> Moment {
 }
 
 fn scatter() -> Scatter {
-    Scatter::new(7)
+    Scatter::fixed(7)
 }
 
 fn key(name: &str) -> Sought<'_> {
@@ -36,7 +36,7 @@ fn key(name: &str) -> Sought<'_> {
 }
 
 fn sought(key: &[u8]) -> Sought<'_> {
-    Sought::new(key, &scatter())
+    Sought::new(key, scatter())
 }
 
 /// Lives from the first second to the tenth.
