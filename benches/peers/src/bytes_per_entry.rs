@@ -26,7 +26,7 @@ pub fn measure(options: &Options, report: &mut Report) -> Result<()> {
             cells.extend(says.map(whole).into_iter().chain(ratio.map(|ratio| format!("{ratio:.3}"))));
             table.row(cells);
             match *name {
-                "peerage" => {
+                "peerage, an hour" => {
                     report.number("bytes_per_entry", Some(taken));
                     report.number("bytes_per_entry_asked", Some(asked));
                     report.number("bytes_stats_vs_taken", ratio);

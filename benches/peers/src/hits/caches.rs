@@ -25,8 +25,8 @@ type BoxedKey = Box<[u8]>;
 const THERE: &str = "all that is asked for is there";
 
 /// By name, ours first.
-pub const NAMES: [&str; 8] =
-    ["peerage", "HashMap", "quick_cache", "lru", "foyer", "moka sync", "groupcache", "moka future"];
+pub const NAMES: [&str; 9] =
+    ["peerage", "peerage, an hour", "HashMap", "quick_cache", "lru", "foyer", "moka sync", "groupcache", "moka future"];
 
 /// The key with this number.
 pub fn key(number: u32) -> CacheKey {
@@ -63,7 +63,8 @@ pub fn open(name: &str, entries: u32, runtime: &Handle) -> Result<Box<dyn Cache>
     let room = entries as usize * 3 / 2;
     let entered = runtime.enter();
     let cache = match name {
-        "peerage" => peerage(entries, runtime)?,
+        "peerage" => peerage("peerage", entries, None, runtime)?,
+        "peerage, an hour" => peerage("peerage, an hour", entries, Some(Duration::from_secs(3_600)), runtime)?,
         "HashMap" => hash_map(),
         "quick_cache" => quick_cache(room),
         "lru" => lru(room)?,
@@ -187,19 +188,19 @@ impl<'a> Turns<'a> {
     }
 }
 
-/// The whole library: `Group::get` on one node, with a time to live.
-fn peerage(entries: u32, runtime: &Handle) -> Result<Box<dyn Cache>> {
+/// The whole library: `Group::get` on one node. Entries live for ever, as those of the others do, or for some time.
+fn peerage(name: &'static str, entries: u32, life: Option<Duration>, runtime: &Handle) -> Result<Box<dyn Cache>> {
     let node = peerage::Node::local();
     let load = |keys: Vec<peerage::Key>| {
         let values: Vec<_> = keys.into_iter().map(|key| (key, value())).collect();
         std::future::ready(Ok::<_, Infallible>(values))
     };
     let capacity = (entries as usize * 1_024).max(64 << 20);
-    let group =
-        node.group("hits").capacity(capacity).time_to_live(Duration::from_secs(3_600)).batch_loader(1_000, load);
-    let group: peerage::Group<Bytes> = group.build()?;
+    let group = node.group("hits").capacity(capacity);
+    let group = if let Some(life) = life { group.time_to_live(life) } else { group };
+    let group: peerage::Group<Bytes> = group.batch_loader(1_000, load).build()?;
     Ok(Box::new(Awaited {
-        name: "peerage",
+        name,
         cache: (group, node),
         put: async |(group, _): &(peerage::Group<Bytes>, _), keys: &[CacheKey]| drop(group.get_many(keys).await),
         ask: async |(group, _): &(peerage::Group<Bytes>, _), turns: &mut Turns<'_>| {
