@@ -271,3 +271,23 @@ fn a_removal_never_comes_between_the_look_whether_a_flight_was_voided_and_the_in
     assert_eq!(stays_after_removal(1_000, None), 0);
     assert!(stays_after_removal(1_000, Some(crate::planted::Bug::TwoLocks)) > 0, "with two locks it would");
 }
+
+#[test]
+fn keys_of_one_shard_still_differ_in_the_bits_that_its_tables_look_at() {
+    let shards = Shards::<u64>::new(32 << 20, (0.5, 0.0), Duration::ZERO, Clock::start(), || 7);
+    let count = shards.count();
+    assert!(count > 1, "nothing is sorted");
+    // By shard: how many keys have each value of the low seven bits, and of the top seven.
+    let mut seen = vec![[[0_usize; 128]; 2]; count];
+    for number in 0..count * 128 * 64 {
+        let key = number.to_string();
+        let sought = shards.sought(key.as_bytes());
+        let at = shards.shards.iter().position(|shard| std::ptr::eq(shard, shards.shard(&sought))).unwrap();
+        for (counts, bits) in seen[at].iter_mut().zip([sought.hash() & 127, sought.hash() >> 57]) {
+            counts[usize::try_from(bits).unwrap()] += 1;
+        }
+    }
+    for counts in seen.iter().flatten() {
+        assert!(counts.iter().all(|count| (24..=120).contains(count)), "{counts:?}");
+    }
+}
