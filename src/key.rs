@@ -2,10 +2,10 @@
 //!
 //! A key is any string of bytes up to [`Key::MAX_LEN`]. Its hash is SipHash-1-3 with a key that the wire protocol
 //! fixes, so that every node of every implementation agrees on it; the top 16 bits are its slot. The hash is worked out
-//! once per request, at the door, and carried along in a [`HashedKey`] or a [`KeyRef`].
+//! once per request that no cache can answer at once, and carried along in a [`HashedKey`] or a [`KeyRef`].
 //!
 //! A fixed hash can be aimed at. It decides who owns a key, which nobody gains from; where it could hurt, in the tables
-//! of one process, it is mixed with a seed of that process (see the store).
+//! of one process, it is mixed with a seed of that process. What is cached is found by a hash of its own, `scatter.rs`.
 
 use std::borrow::{Borrow, Cow};
 use std::cmp::Ordering;

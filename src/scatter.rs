@@ -2,13 +2,14 @@
 //!
 //! The hash of the wire is SipHash, as all nodes have to agree on it and as it decides who owns a key. A hit need not
 //! know that: it asks a table of its own process. So it asks by a hash that takes a fifth of the time for a short key,
-//! and that nobody outside can work out: foldhash, under seeds that are rolled when a process starts, and a group. That every node
-//! of a cluster has other seeds also spreads what the hash of the wire leaves together: within one node its top bits are
-//! far from random.
+//! and that nobody outside can work out: foldhash, under seeds that are rolled as a process starts, and for each group.
 //!
-//! **Its resistance is that of Rust's usual tables** (`hashbrown`'s default is the same function): who does not know the
-//! seeds cannot choose keys that meet. Whoever can time a very large number of gets might come to know them; what that
-//! would gain is that gets of the chosen keys become slow.
+//! Of its two functions it is the better one. The faster leaves keys that differ by a number together in the top bits,
+//! by which a table tells the keys of a bucket apart.
+//!
+//! **Its resistance to chosen keys is what tables in Rust usually have** (`hashbrown` goes by foldhash unless told): who
+//! does not know the seeds cannot choose keys that meet. Whoever can time a very large number of gets might come to
+//! know them; what that would gain is that gets of the chosen keys become slow.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -33,8 +34,8 @@ impl Scatter {
         Self::new(seed, SharedSeed::global_fixed())
     }
 
-    /// What a key becomes. Tables use the low bits and the top seven, ghosts the low and the high half, shards those in the
-    /// middle.
+    /// What a key becomes. Tables use the low bits and the top seven, ghosts the low and the high half, shards those in
+    /// the middle.
     #[inline]
     pub(crate) fn hash(self, key: &[u8]) -> u64 {
         let mut hasher = FoldHasher::with_seed(self.seed, self.shared);

@@ -53,7 +53,7 @@ use std::time::Duration;
 
 pub(crate) use entry::{Entry, Told};
 pub(crate) use key::Sought;
-pub(crate) use sweep::{QUEUES, Swept};
+pub(crate) use sweep::Swept;
 
 use cost::Cost;
 use entry::Kept;
@@ -169,6 +169,18 @@ pub(crate) struct Usage {
     /// Entries not taken in because they cost more than their side may ever hold.
     pub(crate) refusals: u64,
 }
+
+/// One of the queues of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Queue(Place, Rank);
+
+/// All of them.
+pub(crate) const QUEUES: [Queue; 4] = [
+    Queue(Place::Main, Rank::Protected),
+    Queue(Place::Main, Rank::Probation),
+    Queue(Place::Hot, Rank::Protected),
+    Queue(Place::Hot, Rank::Probation),
+];
 
 /// Main, or hot: its two queues.
 #[derive(Debug)]
@@ -301,8 +313,8 @@ impl<V> Store<V> {
         Found { kept, due: kept.due(self.grace) }
     }
 
-    /// Most of what is asked for is protected, and most of what is protected is main: that search is part of the caller,
-    /// the others are not.
+    /// Most of what is asked for is protected, and most of what is protected is main: that search is part of the
+    /// caller, the others are not.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a hit is a tenth longer with a call for this")]
     fn find(&self, key: &Sought<'_>) -> Option<&Kept<V>> {
@@ -319,10 +331,9 @@ impl<V> Store<V> {
     }
 
     fn find_mut(&mut self, key: &Sought<'_>) -> Option<&mut Kept<V>> {
-        let lies_in = |side: &Side<V>, rank| side.queue(rank).find(key).is_some();
-        let place = Place::BOTH.iter().copied();
-        let mut queues = place.flat_map(|place| [(place, Rank::Protected), (place, Rank::Probation)]);
-        let (place, rank) = queues.find(|(place, rank)| lies_in(self.side(*place), *rank))?;
+        let mut queues = QUEUES.into_iter();
+        let Queue(place, rank) =
+            queues.find(|Queue(place, rank)| self.side(*place).queue(*rank).find(key).is_some())?;
         self.side_mut(place).queue_mut(rank).find_mut(key)
     }
 

@@ -6,22 +6,10 @@
 //! on. That does no harm while nobody has to go; where entries are put out to make room, the expired ones are among
 //! them, and the sweep leaves it at those that are at the old end.
 
-use super::{Dropped, Place, Rank, Store};
+use super::{Dropped, Queue, Store};
 use crate::key::KeyRef;
 use crate::tags::Tagged;
 use crate::time::Moment;
-
-/// The queues that are swept, one after the other.
-pub(crate) const QUEUES: [Queue; 4] = [
-    Queue(Place::Main, Rank::Protected),
-    Queue(Place::Main, Rank::Probation),
-    Queue(Place::Hot, Rank::Protected),
-    Queue(Place::Hot, Rank::Probation),
-];
-
-/// One of the queues of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Queue(Place, Rank);
 
 /// What a few steps of a sweep came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
