@@ -1,7 +1,8 @@
 //! What an entry costs: the bytes that are counted for it.
 
+use super::balance;
 use super::entry::{Entry, Kept};
-use super::ghosts;
+use super::ghosts::Trace;
 use super::held::Held;
 use super::key::{StoreKey, heap_bytes};
 
@@ -53,7 +54,7 @@ pub(super) fn most_within(bytes: usize) -> usize {
 /// What an entry costs beyond a long key and the weight of its value, which includes the room for a `V`.
 pub(super) const fn overhead<V>() -> usize {
     let block = size_of::<(StoreKey, Kept<V>, Links)>() - size_of::<V>();
-    block + TABLE_SHARE + ghosts::SHARE
+    block + TABLE_SHARE + GHOSTS_SHARE
 }
 
 /// A list's links to the neighbours: previous and next.
@@ -63,6 +64,9 @@ type Links = [usize; 2];
 /// an entry has 8/7 to 16/7 buckets to itself. Tables double all at once, but what entries cost should not: this is the
 /// mean over all sizes.
 const TABLE_SHARE: usize = (2 * size_of::<usize>() + 1) * 33 / 20;
+
+/// What an entry pays for the traces of those that left, rounded down: a store that was never full has none.
+const GHOSTS_SHARE: usize = (super::REMEMBERED + 2 * balance::FOR_EACH_EIGHT) * size_of::<Trace>() / 8;
 
 #[cfg(test)]
 mod tests {

@@ -16,26 +16,29 @@
 //! leaves where it is; [`Store::missed`] takes it out, and what nobody asks for any more, [`Store::sweep`].
 //!
 //! **Who stays.** An entry has a rank. What comes for the first time is on *probation*, in a queue that has a hundredth
-//! of the room. If it is used there it becomes *protected*; if not it goes, and all that stays is a trace of its hash
-//! among the [`ghosts`]. A key that comes back while its trace is there is protected at once. So keys that are asked
-//! for once, scans among them, pass through and leave the rest alone.
+//! of the room, or more while the [`balance`] finds that to be worth more. If it is used there it becomes *protected*; if
+//! not it goes, and all that stays is a trace of its hash among the [`ghosts`]. A key that comes back while its trace is
+//! there is protected at once. So keys that are asked for once, scans among them, pass through and leave the rest alone.
+//! Before anything had to go, and when a store is to a quarter empty, nobody has to prove anything.
 //!
 //! Who becomes protected needs room among the protected: their queue is gone through from the oldest, and an entry that
 //! was not used since its last turn goes, while one that was gives up a use and goes to the end of the queue. **After
 //! [`PATIENCE`] used ones the newcomer is turned away**, on probation. That keeps a loop that is a little larger than
-//! the cache from washing itself out: all of its keys are used once a round, and those that are there stay. It also
-//! bounds what an insert costs.
+//! the cache from washing itself out: all of its keys are used once a round, and those that are there stay. Nor do the
+//! protected give probation the room that the balance says it should have, but for such as are not used. It also bounds
+//! what an insert costs.
 //!
 //! Main and hot have queues of their own, of both ranks, so that either can give room back when only it has too much;
 //! where both might, the entry that has been longer in its place goes first, as if they were one: they compete by their
 //! use. Hot's share is a limit, and not reserved for it.
 //!
 //! The parts are known: the two queues and the ghosts from 2Q (Johnson and Shasha, 1994), uses that are counted by hits
-//! and taken off by a hand from the CLOCK family, the small first queue from S3-FIFO (Yang et al., 2023). The hand that
-//! gives up is ours. `ARCHITECTURE.md` has what was measured.
+//! and taken off by a hand from the CLOCK family, the small first queue from S3-FIFO (Yang et al., 2023), the balance from
+//! ARC (Megiddo and Modha, 2003). The hand that gives up is ours. `ARCHITECTURE.md` has what was measured.
 //!
 //! A store has no lock, no clock and no dice, and knows nothing of the placement, of loads or of codecs.
 
+mod balance;
 mod cost;
 mod due;
 mod entry;
@@ -55,6 +58,7 @@ pub(crate) use entry::{Entry, Told};
 pub(crate) use key::Sought;
 pub(crate) use sweep::Swept;
 
+use balance::Balance;
 use cost::Cost;
 use entry::Kept;
 use ghosts::Ghosts;
@@ -66,10 +70,11 @@ use crate::scatter::Scatter;
 use crate::tags::Tagged;
 use crate::time::Moment;
 
-/// One in so many bytes is for entries on probation.
-const PROBATION: usize = 100;
 /// How many used entries are passed by for one that wants to be protected, and how many are spared for one that comes.
 const PATIENCE: usize = 3;
+/// How many keys that left are remembered for each eight that are held. Measured: with fewer, popularity that shifts is
+/// found out late; with more, keys are taken for popular that are asked for twice by chance.
+const REMEMBERED: usize = 8;
 /// When an entry took its place is told in 256s of entries: by so many bits less.
 const TURN: u32 = 8;
 
@@ -233,6 +238,7 @@ pub(crate) struct Store<V> {
     main: Side<V>,
     hot: Side<V>,
     ghosts: Ghosts,
+    balance: Balance,
     budget: usize,
     hot_budget: usize,
     grace: Duration,
@@ -257,7 +263,8 @@ impl<V> Store<V> {
         Self {
             main: Side::new(scatter),
             hot: Side::new(scatter),
-            ghosts: Ghosts::default(),
+            ghosts: Ghosts::for_each_eight(REMEMBERED),
+            balance: Balance::new(budget),
             budget,
             hot_budget: hot_budget.min(budget),
             grace,
@@ -355,8 +362,10 @@ impl<V> Store<V> {
             dropped.values.extend(entry.value);
             return false;
         };
-        let rank = self.rank_of(key.hash(), cost.bytes(), dropped);
-        self.make_room(cost.bytes(), place, rank, dropped);
+        self.balance.comes(key.hash(), self.bytes() / self.len().max(1), self.probation_bytes());
+        let mut patience = PATIENCE;
+        let rank = self.rank_of(key.hash(), cost.bytes(), &mut patience, dropped);
+        self.make_room(cost.bytes(), place, rank, patience, dropped);
         self.put(key.to_stored(), Kept::new(entry, cost, slot), place, rank);
         true
     }
@@ -402,38 +411,60 @@ impl<V> Store<V> {
     }
 
     /// The rank of a newcomer. While there is room for everybody nobody has to prove anything.
-    fn rank_of(&mut self, trace: u64, cost: usize, dropped: &mut Dropped<V>) -> Rank {
+    fn rank_of(&mut self, trace: u64, cost: usize, patience: &mut usize, dropped: &mut Dropped<V>) -> Rank {
         let is_known = self.ghosts.take(trace);
-        let is_roomy = self.bytes() + cost <= self.budget && self.protected_bytes() + cost <= self.protected_budget();
-        if is_roomy || is_known && self.make_protected_room(cost, dropped) { Rank::Protected } else { Rank::Probation }
+        let is_welcome = is_known && self.make_protected_room(cost, patience, dropped);
+        if is_welcome || self.is_roomy(cost) { Rank::Protected } else { Rank::Probation }
     }
 
-    /// Makes room among the protected, if that takes no more than [`PATIENCE`] allows. Says whether there is.
-    fn make_protected_room(&mut self, cost: usize, dropped: &mut Dropped<V>) -> bool {
-        if cost > self.protected_budget() {
+    /// Whether there is room for everybody. What a large entry leaves when it goes is not: whoever came then would have
+    /// a place of those that had to prove themselves.
+    fn is_roomy(&self, cost: usize) -> bool {
+        let room = if self.evictions == 0 { self.budget } else { self.budget / 4 * 3 };
+        self.bytes() + cost <= room && self.protected_bytes() + cost <= self.balance.protected()
+    }
+
+    /// Makes room among the protected, if that takes no more than patience allows. Says whether there is.
+    fn make_protected_room(&mut self, cost: usize, patience: &mut usize, dropped: &mut Dropped<V>) -> bool {
+        let room = self.balance.protected();
+        if cost > room {
             return false;
         }
-        let mut patience = PATIENCE;
-        while self.protected_bytes() > self.protected_budget() - cost {
-            if patience == 0 || !self.turn(Rank::Protected, Place::BOTH, 0, &mut patience, dropped) {
+        while self.protected_bytes() > room - cost {
+            if *patience == 0 || !self.turn(Rank::Protected, Place::BOTH, 0, patience, dropped) {
                 return false;
             }
         }
         true
     }
 
-    /// Makes room for a newcomer of this rank: within the budget, and within hot's share if it is a copy.
-    fn make_room(&mut self, cost: usize, place: Place, rank: Rank, dropped: &mut Dropped<V>) {
+    /// Makes room for a newcomer of this rank: within the budget, and within hot's share if it is a copy. The patience
+    /// is what is left of the protected's: they give to probation what the balance says, if they have it to give.
+    fn make_room(&mut self, cost: usize, place: Place, rank: Rank, mut patience: usize, dropped: &mut Dropped<V>) {
         let reserved = if rank == Rank::Protected { cost } else { 0 };
-        let mut patience = PATIENCE;
+        let mut spared = PATIENCE;
         while self.bytes() > self.budget - cost {
-            self.evict(Place::BOTH, reserved, &mut patience, dropped);
+            let is_short = self.probation_bytes() < self.balance.probation();
+            if !(is_short && self.give_way(&mut patience, dropped)) {
+                self.evict(Place::BOTH, reserved, &mut spared, dropped);
+            }
         }
         // An entry that moves over may have come to hot just now, so this comes second; it leaves the sum as it is, or
         // less.
         while place == Place::Hot && self.hot.bytes() > self.hot_budget - cost {
-            self.evict(&[Place::Hot], reserved, &mut patience, dropped);
+            self.evict(&[Place::Hot], reserved, &mut spared, dropped);
         }
+    }
+
+    /// One of the protected goes, if one is found that was not used. Says whether it did.
+    fn give_way(&mut self, patience: &mut usize, dropped: &mut Dropped<V>) -> bool {
+        let before = self.evictions;
+        while *patience > 0 && self.turn(Rank::Protected, Place::BOTH, 0, patience, dropped) {
+            if self.evictions > before {
+                return true;
+            }
+        }
+        false
     }
 
     /// The oldest entry on probation has its turn, or if there is none the oldest of the protected.
@@ -458,8 +489,10 @@ impl<V> Store<V> {
         let rises = oldest.filter(|kept| rank == Rank::Probation && *patience > 0 && kept.is_used()).map(Kept::cost);
         // While the entry still lies where it does: those that move over to hot must not take the room that it has
         // there.
-        let is_protected =
-            rises.map_or(rank == Rank::Protected, |cost| self.make_protected_room(cost + reserved, dropped));
+        let is_protected = match rises {
+            Some(cost) => self.make_protected_room(cost + reserved, &mut { PATIENCE }, dropped),
+            None => rank == Rank::Protected,
+        };
         let Some((key, mut kept)) = self.side_mut(place).queue_mut(rank).take_oldest() else { return false };
         let asked = if *patience > 0 { kept.use_up() } else { None };
         let Some(place) = asked.and_then(|asked| self.place_of(&kept, place, asked)) else {
@@ -480,8 +513,13 @@ impl<V> Store<V> {
 
     fn let_go(&mut self, key: &StoreKey, kept: Kept<V>, rank: Rank, dropped: &mut Dropped<V>) {
         self.evictions += 1;
-        if rank == Rank::Probation {
-            self.ghosts.add(self.scatter.hash(key.bytes()), self.len());
+        let (hash, held) = (self.scatter.hash(key.bytes()), self.len());
+        match rank {
+            Rank::Probation => {
+                self.ghosts.add(hash, held);
+                self.balance.went_from_probation(hash, held);
+            }
+            Rank::Protected => self.balance.went_from_protected(hash, held),
         }
         dropped.values.extend(kept.held.into_value());
     }
@@ -514,8 +552,8 @@ impl<V> Store<V> {
         self.main.protected.bytes() + self.hot.protected.bytes()
     }
 
-    fn protected_budget(&self) -> usize {
-        self.budget - self.budget / PROBATION
+    fn probation_bytes(&self) -> usize {
+        self.main.probation.bytes() + self.hot.probation.bytes()
     }
 
     /// The most that a side may hold.

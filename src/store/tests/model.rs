@@ -55,13 +55,13 @@ struct Held {
 }
 
 /// The rules once more, without queues, tables or running sums: all entries in one row, in the order in which they took
-/// their places. Only the ghosts are the real ones, which have tests of their own.
-#[derive(Default)]
+/// their places. Only the ghosts and the balance are the real ones, which have tests of their own.
 struct Model {
     budget: usize,
     hot_budget: usize,
     held: Vec<Held>,
     ghosts: Ghosts,
+    balance: Balance,
     places_taken: u32,
     evictions: u64,
     expiries: u64,
@@ -96,6 +96,21 @@ fn rounded(cost: usize) -> usize {
 }
 
 impl Model {
+    fn new(budget: usize, hot_budget: usize) -> Self {
+        Self {
+            budget,
+            hot_budget,
+            held: Vec::new(),
+            ghosts: Ghosts::for_each_eight(REMEMBERED),
+            balance: Balance::new(budget),
+            places_taken: 0,
+            evictions: 0,
+            expiries: 0,
+            refusals: 0,
+            let_go: Vec::new(),
+        }
+    }
+
     fn find(&self, key: u8) -> Option<usize> {
         self.held.iter().position(|held| held.key == key)
     }
@@ -109,7 +124,7 @@ impl Model {
     }
 
     fn has_protected_room(&self, cost: usize) -> bool {
-        self.bytes(|held| held.rank == Rank::Protected) + cost <= self.budget - self.budget / PROBATION
+        self.bytes(|held| held.rank == Rank::Protected) + cost <= self.balance.protected()
     }
 
     fn put(&mut self, held: Held) {
@@ -128,8 +143,9 @@ impl Model {
         let Some(at) = self.next(rank, among) else { return false };
         let Held { key, cost, uses, .. } = self.held[at];
         let mut becomes = rank;
-        if rank == Rank::Probation && *patience > 0 && uses > 0 && self.make_protected_room(cost + reserved) {
-            becomes = Rank::Protected;
+        if rank == Rank::Probation && *patience > 0 && uses > 0 {
+            let is_welcome = self.make_protected_room(cost + reserved, &mut { PATIENCE });
+            becomes = if is_welcome { Rank::Protected } else { Rank::Probation };
         }
         let mut held = self.held.remove(self.find(key).expect("only protected entries went"));
         let moves = held.asked != held.place && held.asked == Place::Hot;
@@ -140,27 +156,37 @@ impl Model {
             self.put(held);
         } else {
             self.evictions += 1;
+            let (trace, beside) = (trace_of(held.key), self.held.len());
             if rank == Rank::Probation {
-                self.ghosts.add(trace_of(held.key), self.held.len());
+                self.ghosts.add(trace, beside);
+                self.balance.went_from_probation(trace, beside);
+            } else {
+                self.balance.went_from_protected(trace, beside);
             }
             self.let_go.extend(held.value);
         }
         true
     }
 
-    fn make_protected_room(&mut self, cost: usize) -> bool {
-        let mut patience = PATIENCE;
+    fn make_protected_room(&mut self, cost: usize, patience: &mut usize) -> bool {
         while !self.has_protected_room(cost) {
-            if patience == 0 || !self.has_room_when_empty(cost) {
+            if *patience == 0 || cost > self.balance.protected() {
                 return false;
             }
-            self.turn(Rank::Protected, Among::Everybody, 0, &mut patience);
+            self.turn(Rank::Protected, Among::Everybody, 0, patience);
         }
         true
     }
 
-    fn has_room_when_empty(&self, cost: usize) -> bool {
-        cost <= self.budget - self.budget / PROBATION
+    /// Whether an entry of the protected went that was not used.
+    fn gives_way(&mut self, patience: &mut usize) -> bool {
+        let before = self.evictions;
+        while *patience > 0 && self.evictions == before {
+            if !self.turn(Rank::Protected, Among::Everybody, 0, patience) {
+                return false;
+            }
+        }
+        self.evictions > before
     }
 
     fn evict(&mut self, among: Among, reserved: usize, patience: &mut usize) {
@@ -188,16 +214,24 @@ impl Model {
             return false;
         }
         let cost = held.cost;
+        let on_probation = |held: &Held| held.rank == Rank::Probation;
+        let mean = self.bytes(|_| true) / self.held.len().max(1);
+        self.balance.comes(trace_of(held.key), mean, self.bytes(on_probation));
         let is_known = self.ghosts.take(trace_of(held.key));
-        let is_roomy = self.bytes(|_| true) + cost <= self.budget && self.has_protected_room(cost);
-        let is_protected = is_roomy || is_known && self.make_protected_room(cost);
-        let (rank, reserved) = if is_protected { (Rank::Protected, cost) } else { (Rank::Probation, 0) };
+        let room = if self.evictions == 0 { self.budget } else { self.budget / 4 * 3 };
+        let is_roomy = self.bytes(|_| true) + cost <= room && self.has_protected_room(cost);
         let mut patience = PATIENCE;
+        let is_protected = is_roomy || is_known && self.make_protected_room(cost, &mut patience);
+        let (rank, reserved) = if is_protected { (Rank::Protected, cost) } else { (Rank::Probation, 0) };
+        let mut spared = PATIENCE;
         while self.bytes(|_| true) + cost > self.budget {
-            self.evict(Among::Everybody, reserved, &mut patience);
+            let is_short = self.bytes(on_probation) < self.balance.probation();
+            if !is_short || !self.gives_way(&mut patience) {
+                self.evict(Among::Everybody, reserved, &mut spared);
+            }
         }
         while held.place == Place::Hot && self.bytes(|held| held.place == Place::Hot) + cost > self.hot_budget {
-            self.evict(Among::Copies, reserved, &mut patience);
+            self.evict(Among::Copies, reserved, &mut spared);
         }
         self.put(Held { rank, ..held });
         true
@@ -238,7 +272,7 @@ struct Pair {
 
 impl Pair {
     fn new(budget: usize, hot_budget: usize) -> Self {
-        let model = Model { budget, hot_budget: hot_budget.min(budget), ..Model::default() };
+        let model = Model::new(budget, hot_budget.min(budget));
         Self {
             store: Store::new(budget, hot_budget, GRACE, scatter()),
             model,
@@ -345,7 +379,6 @@ impl Pair {
         prop_assert_eq!(usage, self.model.usage());
         prop_assert!(usage.main_bytes + usage.hot_bytes <= self.model.budget as u64);
         prop_assert!(usage.hot_bytes <= self.model.hot_budget as u64);
-        prop_assert!(self.model.has_protected_room(0));
         Ok(())
     }
 

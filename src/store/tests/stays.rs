@@ -68,6 +68,47 @@ fn a_loop_that_is_a_little_too_large_keeps_what_fits() {
     assert!(hits >= 10 * 95, "{hits} of 1200, of which 1000 could be");
 }
 
+/// Asks for keys, and puts in what is missing. Says how many of those that count were there.
+fn hits(example: &mut Example, asked: impl IntoIterator<Item = (String, usize, bool)>) -> usize {
+    let mut hits = 0;
+    for (name, weight, counts) in asked {
+        if example.get(&name, Place::Main).is_some() {
+            hits += usize::from(counts);
+        } else {
+            example.insert(&name, entry(0, weight), Place::Main);
+        }
+    }
+    hits
+}
+
+#[test]
+fn large_ones_that_are_asked_for_once_leave_the_rest_alone_too() {
+    const ROUNDS: usize = 50;
+    let mut example = Example::with_room(1000, 0);
+    // Half of what there is room for is asked for again and again, and before each of them a stranger, some of which are
+    // larger than probation.
+    let mut asked = (0..ROUNDS * 500).flat_map(|number| {
+        let weight = if number % 50 == 0 { 30 * ONE } else { 100 };
+        [(format!("once-{number}"), weight, false), (format!("again-{}", number * 7 % 500), 100, true)]
+    });
+    let _ = hits(&mut example, asked.by_ref().take(ROUNDS * 500));
+    let hits = hits(&mut example, asked);
+    assert!(hits >= ROUNDS * 500 / 2 * 97 / 100, "{hits} of {}", ROUNDS * 500 / 2);
+}
+
+#[test]
+fn where_what_is_new_is_what_is_asked_for_again_it_has_more_room() {
+    const KEYS: usize = 20_000;
+    let mut example = Example::with_room(1000, 0);
+    // Each is asked for three times: in its turn, and when 80 others and 80 more have had theirs.
+    let mut asked =
+        (160..160 + KEYS).flat_map(|now| [now, now - 80, now - 160]).map(|key| (key.to_string(), 100, true));
+    let early = hits(&mut example, asked.by_ref().take(3 * 1000));
+    let _ = hits(&mut example, asked.by_ref().take(3 * KEYS / 2));
+    let late = hits(&mut example, asked.by_ref().take(3 * 1000));
+    assert!(late >= 1950, "two of three could be: {late} of 3000, and {early} at the beginning");
+}
+
 #[test]
 fn what_was_proven_and_removed_or_expired_is_protected_when_it_comes_back() {
     for removed in [true, false] {
