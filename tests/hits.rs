@@ -175,6 +175,65 @@ fn the_bytes_that_are_reported_are_those_that_the_allocator_holds() {
     }
 }
 
+/// What a group says that it holds, of what the allocator says.
+fn share_reported(group: &Group<Bytes>, held: i64) -> f64 {
+    let cache = group.stats().cache;
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let share = (cache.main_bytes + cache.hot_bytes) as f64 / held as f64;
+    share
+}
+
+#[test]
+fn few_large_entries_in_place_of_many_small_ones_take_what_is_reported() {
+    const BUDGET: usize = 16 << 20;
+    let runtime = runtime();
+    let node = Node::local();
+    let loader = async |key: Key| Ok::<_, BoxError>(sized(if key.starts_with(b"large") { 20_000 } else { 0 }));
+    let group: Group<Bytes> = node.group("g").capacity(BUDGET).loader(loader).build().unwrap();
+    let get = async |key: String| drop(group.get(&key).await.unwrap());
+    runtime.block_on(get(String::from("first")));
+    let all = |keys: &mut dyn Iterator<Item = String>| {
+        runtime.block_on(async {
+            for key in keys {
+                get(key).await
+            }
+        })
+    };
+    let small = measure(|| all(&mut (0..200_000).map(|number| format!("{number:016}"))));
+    // Once is not enough to stay.
+    let large = measure(|| all(&mut (0..3).flat_map(|_| (0..600).map(|number| format!("large-{number}")))));
+    let share = share_reported(&group, small.bytes_current + large.bytes_current);
+    assert!((0.95..=1.05).contains(&share), "{share:.3} is reported: {:?}", group.stats().cache);
+}
+
+#[test]
+fn what_has_expired_gives_its_tables_back_too() {
+    const ENTRIES: usize = 100_000;
+    let runtime = runtime();
+    let node = Node::local();
+    let loader = async |_: Key| Ok::<_, BoxError>(sized(0));
+    let life = Duration::from_secs(5);
+    let group: Group<Bytes> = node.group("g").time_to_live(life).loader(loader).build().unwrap();
+    let get = async |key: String| drop(group.get(&key).await.unwrap());
+    runtime.block_on(get(String::from("first")));
+    let all = async {
+        for number in 0..ENTRIES {
+            get(format!("{number:016}")).await
+        }
+    };
+    let full = measure(|| runtime.block_on(all));
+    let gone = measure(|| {
+        runtime.block_on(async {
+            while group.stats().cache.main_entries > 0 {
+                tokio::time::sleep(life).await;
+            }
+        });
+    });
+    assert_eq!(group.stats().cache.main_bytes, 0);
+    let left = full.bytes_current + gone.bytes_current;
+    assert!(left < full.bytes_current / 20, "{left} of {} bytes are still held", full.bytes_current);
+}
+
 #[test]
 fn a_million_keys_through_a_small_group_leave_no_more_than_its_budget_and_a_little() {
     const BUDGET: usize = 16 << 20;

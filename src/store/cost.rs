@@ -63,7 +63,7 @@ type Links = [usize; 2];
 /// A hash table spends two pointers and a control byte on a bucket, and as it grows fills between 7/16 and 7/8 of them:
 /// an entry has 8/7 to 16/7 buckets to itself. Tables double all at once, but what entries cost should not: this is the
 /// mean over all sizes.
-const TABLE_SHARE: usize = (2 * size_of::<usize>() + 1) * 33 / 20;
+pub(super) const TABLE_SHARE: usize = (2 * size_of::<usize>() + 1) * 33 / 20;
 
 /// What an entry pays for the traces of those that left, rounded down: a store that was never full has none.
 const GHOSTS_SHARE: usize = (super::REMEMBERED + 2 * balance::FOR_EACH_EIGHT) * size_of::<Trace>() / 8;

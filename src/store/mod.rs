@@ -163,6 +163,7 @@ impl<V> Default for Dropped<V> {
 /// What a store holds, and what it did since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
+    /// With what tables take for entries that have left.
     pub(crate) main_bytes: u64,
     pub(crate) main_entries: u64,
     pub(crate) hot_bytes: u64,
@@ -243,6 +244,8 @@ pub(crate) struct Store<V> {
     hot_budget: usize,
     grace: Duration,
     scatter: Scatter,
+    /// What the tables take for entries that have left, as it was counted last.
+    left: usize,
     /// How many evictions there were when it was last swept.
     swept_after: u64,
     /// How many entries took a place, going round.
@@ -269,6 +272,7 @@ impl<V> Store<V> {
             hot_budget: hot_budget.min(budget),
             grace,
             scatter,
+            left: 0,
             swept_after: 0,
             places_taken: 0,
             evictions: 0,
@@ -357,6 +361,7 @@ impl<V> Store<V> {
         dropped: &mut Dropped<V>,
     ) -> bool {
         self.remove(key, dropped);
+        self.count_tables();
         let Some(cost) = Cost::of(key.bytes(), &entry).filter(|cost| cost.bytes() <= self.limit(place)) else {
             self.refusals += 1;
             dropped.values.extend(entry.value);
@@ -378,6 +383,7 @@ impl<V> Store<V> {
         if is_proven {
             self.ghosts.add(key.hash(), self.len());
         }
+        self.count_tables();
         dropped.values.extend(kept.held.into_value());
         true
     }
@@ -396,11 +402,12 @@ impl<V> Store<V> {
                 }
             }
         }
+        self.count_tables();
     }
 
     pub(crate) fn usage(&self) -> Usage {
         Usage {
-            main_bytes: self.main.bytes() as u64,
+            main_bytes: (self.main.bytes() + self.left) as u64,
             main_entries: self.main.len() as u64,
             hot_bytes: self.hot.bytes() as u64,
             hot_entries: self.hot.len() as u64,
@@ -448,6 +455,7 @@ impl<V> Store<V> {
             if !(is_short && self.give_way(&mut patience, dropped)) {
                 self.evict(Place::BOTH, reserved, &mut spared, dropped);
             }
+            self.count_tables();
         }
         // An entry that moves over may have come to hot just now, so this comes second; it leaves the sum as it is, or
         // less.
@@ -541,7 +549,14 @@ impl<V> Store<V> {
     }
 
     fn bytes(&self) -> usize {
-        self.main.bytes() + self.hot.bytes()
+        self.main.bytes() + self.hot.bytes() + self.left
+    }
+
+    /// It is a number of its own, and not asked for each time: an entry that moves from one queue to another leaves a
+    /// place there, and what is held must not become more by that.
+    fn count_tables(&mut self) {
+        let left = |Queue(place, rank): Queue| self.side(place).queue(rank).left_bytes();
+        self.left = QUEUES.into_iter().map(left).sum();
     }
 
     fn len(&self) -> usize {

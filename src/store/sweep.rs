@@ -68,6 +68,7 @@ impl<V> Store<V> {
                 dropped.values.extend(kept.held.into_value());
             }
         }
+        self.count_tables();
         swept
     }
 }
