@@ -423,8 +423,9 @@ impl<V: Value> Trip<V> {
     /// Whether the peer has heeded that: what it answered was no older when the question came. (One of an earlier
     /// version does not know of it.)
     fn is_heeded(&self, age: Duration, held: Duration) -> bool {
-        // All three were rounded to microseconds.
-        self.max_age().is_some_and(|most| age <= most + held + Duration::from_micros(2))
+        // All three were rounded to microseconds; and how long it held the question may be any number.
+        let most = |age: Duration| age.saturating_add(held).saturating_add(Duration::from_micros(2));
+        self.max_age().is_some_and(|asked| age <= most(asked))
     }
 
     fn peer(&self) -> &Peer {

@@ -4,15 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending};
 
 use crate::clock::Clock;
 use crate::member::{Member, NodeName};
-use crate::message::{Ask, GetTerms, Hello, Incarnation, News, Refusal, RefusalKind, Reply, Request, Sender, Versions};
+use crate::message::{
+    Answer, Ask, Copy, GetTerms, Hello, Incarnation, News, Outcome, Refusal, RefusalKind, Reply, Request, Sender,
+    Versions,
+};
 use crate::removals::{Lacking, Origin, Record, Report, Seen, Span, What};
 use crate::transport::{CallError, Connection, Handler, Question};
-use crate::{MemoryNetwork, Node, PeerState};
+use crate::{BoxError, GetOptions, Key, MemoryNetwork, Node, PeerState};
 
 use super::Peer;
 
@@ -86,6 +90,44 @@ async fn who_never_tells_what_it_claims_to_have_is_not_up_and_costs_few_hellos()
         // Some at once, for each connection that is given up after a second, and ten a second after that.
         assert!((4..=4 * 32 + 10 * 4).contains(&said), "{said} hellos in four seconds");
     }
+}
+
+/// Is up, and answers what it is asked with a value that it has held for ever.
+struct HoldingForEver;
+
+impl Handler for HoldingForEver {
+    fn handle(&self, request: Request) -> BoxFuture<'_, Result<Reply, Refusal>> {
+        let reply = match request.ask {
+            Ask::Hello(theirs) => {
+                let (name, incarnation) = (NodeName::from("b:1"), Incarnation(7));
+                let sender = Arc::new(Sender { name, incarnation, ..Sender::clone(&theirs.sender) });
+                Reply::Hello(Hello { sender, news: News::default(), ..theirs })
+            }
+            _ => Reply::Get(Answer { outcome: Outcome::Value(value()), held: Duration::MAX }),
+        };
+        async { Ok(reply) }.boxed()
+    }
+}
+
+fn value() -> Copy {
+    let (value, tags) = (Bytes::from_static(b"of b"), Vec::new());
+    let (age, left, until_refresh, grace) = (Duration::ZERO, None, None, Duration::ZERO);
+    Copy { value, age, left, until_refresh, grace, loaded: false, tags }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_has_held_a_question_for_ever_answers_it_all_the_same() {
+    let network = MemoryNetwork::new();
+    let _guard = network.listen("b:1", Arc::new(HoldingForEver)).unwrap();
+    let node = network.node("a:1").peers(["a:1", "b:1"]).start().await.unwrap();
+    let loader = |_: Key| async { Ok::<_, BoxError>(String::from("of a")) };
+    let group = node.group("g").loader(loader).build().unwrap();
+    tokio::time::sleep(A_WHILE).await;
+    let owned = |key: &String| node.placement().owner_of(key.as_bytes()) == "b:1";
+    let key = (0..1000).map(|number| format!("key-{number}")).find(owned).unwrap();
+    assert_eq!(group.get(&key).await.unwrap(), "of b");
+    let within = GetOptions::new().max_age(A_WHILE);
+    assert_eq!(group.get_with(&key, within).await.unwrap().value(), "of b");
 }
 
 /// Counts how often it is asked, and answers nothing.
