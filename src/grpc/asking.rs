@@ -38,7 +38,7 @@ use crate::message::{Ask, GetTerms, Refusal, RefusalKind, Reply, Request, Sender
 use crate::spin::Spin;
 use crate::transport::{Asker, CallError, Connection, Question, Unreachable};
 use crate::wakes::Wakes;
-use crate::wire::frames::{AnswerFrame, AskItem, ITEM_BYTES, Response};
+use crate::wire::frames::{AnswerFrame, AskItem, ITEM_BYTES, Response, after_len};
 use crate::wire::{WireRequest, check_size};
 
 /// So many questions and calls may be under way to a peer.
@@ -273,7 +273,7 @@ impl Line {
                     continue;
                 }
                 let Some(terms) = (if is_alone { terms.take() } else { terms.clone() }) else { break };
-                let bytes = key.len() + ITEM_BYTES;
+                let bytes = key.len() + ITEM_BYTES + after_len(&after);
                 let id = state.under_way.insert(UnderWay::Question(asker)) as u64;
                 state.batch.push(AskItem::Get { id, terms, key, after }, bytes);
             }

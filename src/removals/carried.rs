@@ -20,60 +20,74 @@ const REMEMBERED: Duration = Duration::from_secs(1);
 /// So many are remembered.
 const MOST: usize = 4096;
 
-/// A removal that a question for a key has carried.
+/// So many of one key: they travel with each of this node's questions for it.
+const MOST_OF_A_KEY: usize = 256;
+
+/// When a question for a key has carried a removal.
 #[derive(Debug)]
 struct Noted {
-    span: Span,
     at: Moment,
     /// Whether the key has been dropped since.
     is_out: bool,
 }
 
+/// What is remembered for one key.
+type OfKey = BTreeMap<Span, Noted>;
+
 /// Removals that questions have carried.
 #[derive(Debug, Default)]
 pub(crate) struct Carried {
-    keys: BTreeMap<Arc<str>, BTreeMap<Key, Vec<Noted>>>,
+    keys: BTreeMap<Arc<str>, BTreeMap<Key, OfKey>>,
     count: usize,
 }
 
 impl Carried {
-    /// Notes that a question carries `span`; says whether the key is to be dropped, because that is new, or because
-    /// whoever noted it has yet to.
-    pub(crate) fn note(&mut self, group: &Arc<str>, key: &Key, span: &Span, now: Moment) -> bool {
-        let spans = self.keys.entry(Arc::clone(group)).or_default().entry(key.clone()).or_default();
-        if let Some(noted) = spans.iter_mut().find(|noted| noted.span == *span) {
-            if now.since(noted.at) < REMEMBERED {
-                return !noted.is_out;
-            }
-            (noted.at, noted.is_out) = (now, false);
-            return true;
+    /// Notes that a question carries `spans`; says whether the key is to be dropped, because one of them is new, or
+    /// because whoever noted it has yet to.
+    pub(crate) fn note<'a>(
+        &mut self,
+        group: &Arc<str>,
+        key: &Key,
+        spans: impl IntoIterator<Item = &'a Span>,
+        now: Moment,
+    ) -> bool {
+        let mut spans = spans.into_iter().peekable();
+        if spans.peek().is_none() {
+            return false;
         }
-        spans.push(Noted { span: span.clone(), at: now, is_out: false });
-        self.count += 1;
+        let noted = self.keys.entry(Arc::clone(group)).or_default().entry(key.clone()).or_default();
+        self.count -= noted.len();
+        // All are noted, whatever came of those before.
+        let is_to_drop = spans.fold(false, |is_to_drop, span| is_to_drop | note(noted, span, now));
+        self.count += noted.len();
         if self.count > MOST {
             self.forget(now);
         }
-        true
+        is_to_drop
     }
 
     /// The key has been dropped by who noted these at that moment.
     pub(crate) fn taken_out(&mut self, group: &str, key: &Key, spans: &[Span], at: Moment) {
-        let noted = self.keys.get_mut(group).and_then(|keys| keys.get_mut(key)).into_iter().flatten();
-        noted.filter(|noted| noted.at == at && spans.contains(&noted.span)).for_each(|noted| noted.is_out = true);
+        let Some(noted) = self.keys.get_mut(group).and_then(|keys| keys.get_mut(key)) else { return };
+        for span in spans {
+            if let Some(noted) = noted.get_mut(span).filter(|noted| noted.at == at) {
+                noted.is_out = true;
+            }
+        }
     }
 
     /// What is remembered for a key.
     pub(crate) fn of(&self, group: &str, key: &[u8]) -> impl Iterator<Item = &Span> {
-        self.noted(group, key).map(|noted| &noted.span)
+        self.noted(group, key).into_iter().flat_map(BTreeMap::keys)
     }
 
     /// When `span` was noted for the key, if that is remembered.
     pub(crate) fn since(&self, group: &str, key: &[u8], span: &Span) -> Option<Moment> {
-        self.noted(group, key).find(|noted| noted.span == *span).map(|noted| noted.at)
+        self.noted(group, key)?.get(span).map(|noted| noted.at)
     }
 
-    fn noted(&self, group: &str, key: &[u8]) -> impl Iterator<Item = &Noted> {
-        self.keys.get(group).and_then(|keys| keys.get(key)).into_iter().flatten()
+    fn noted(&self, group: &str, key: &[u8]) -> Option<&OfKey> {
+        self.keys.get(group)?.get(key)
     }
 
     /// Forgets what is over, and everything if that is not enough.
@@ -81,7 +95,7 @@ impl Carried {
         self.count = 0;
         self.keys.retain(|_, keys| {
             keys.retain(|_, spans| {
-                spans.retain(|noted| now.since(noted.at) < REMEMBERED);
+                spans.retain(|_, noted| now.since(noted.at) < REMEMBERED);
                 self.count += spans.len();
                 !spans.is_empty()
             });
@@ -96,6 +110,20 @@ impl Carried {
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
+}
+
+/// Notes one; says whether the key is to be dropped because of it.
+fn note(noted: &mut OfKey, span: &Span, now: Moment) -> bool {
+    if let Some(noted) = noted.get_mut(span)
+        && now.since(noted.at) < REMEMBERED
+    {
+        return !noted.is_out;
+    }
+    if noted.len() >= MOST_OF_A_KEY {
+        noted.clear();
+    }
+    noted.insert(span.clone(), Noted { at: now, is_out: false });
+    true
 }
 
 #[cfg(test)]
@@ -114,13 +142,13 @@ mod tests {
         let (mut carried, group, key) = (Carried::default(), Arc::from("users"), Key::new("k"));
         let at = |millis| Moment::START + Duration::from_millis(millis);
         let news = [0, 1, 999, 1000, 1500].map(|millis| {
-            let is_news = carried.note(&group, &key, &span(1), at(millis));
+            let is_news = carried.note(&group, &key, [&span(1)], at(millis));
             carried.taken_out(&group, &key, &[span(1)], at(millis));
             is_news
         });
         assert_eq!(news, [true, false, false, true, false]);
-        assert!(carried.note(&group, &key, &span(2), at(1500)), "another removal");
-        assert!(carried.note(&group, &Key::new("l"), &span(1), at(1500)), "another key");
+        assert!(carried.note(&group, &key, [&span(2)], at(1500)), "another removal");
+        assert!(carried.note(&group, &Key::new("l"), [&span(1)], at(1500)), "another key");
         assert_eq!(carried.of(&group, &key).count(), 2);
         carried.forget(at(2400));
         assert_eq!((carried.of(&group, &key).count(), carried.is_empty()), (1, false));
@@ -133,21 +161,35 @@ mod tests {
         let (mut carried, group, key) = (Carried::default(), Arc::from("users"), Key::new("k"));
         let (first, second, again) =
             (Moment::from_secs(1), Moment::from_secs(1) + REMEMBERED / 2, Moment::from_secs(2));
-        assert!(carried.note(&group, &key, &span(1), first));
-        assert!(carried.note(&group, &key, &span(1), second), "the first has not dropped it yet");
-        assert!(carried.note(&group, &key, &span(1), again), "a second has passed");
+        assert!(carried.note(&group, &key, [&span(1)], first));
+        assert!(carried.note(&group, &key, [&span(1)], second), "the first has not dropped it yet");
+        assert!(carried.note(&group, &key, [&span(1)], again), "a second has passed");
         carried.taken_out(&group, &key, &[span(1)], first);
-        assert!(carried.note(&group, &key, &span(1), again), "what was dropped before may have come back since");
+        assert!(carried.note(&group, &key, [&span(1)], again), "what was dropped before may have come back since");
         carried.taken_out(&group, &key, &[span(1)], again);
-        assert!(!carried.note(&group, &key, &span(1), again));
+        assert!(!carried.note(&group, &key, [&span(1)], again));
     }
 
     #[test]
     fn it_is_bounded_whatever_is_carried() {
         let (mut carried, group) = (Carried::default(), Arc::from("users"));
         for number in 1..10 * MOST as u64 {
-            assert!(carried.note(&group, &Key::new(&number.to_string()), &span(number), Moment::START));
+            assert!(carried.note(&group, &Key::new(&number.to_string()), [&span(number)], Moment::START));
             assert!(carried.count <= MOST);
         }
+    }
+
+    #[test]
+    fn one_key_is_bounded_too_and_what_is_forgotten_is_news_again() {
+        let (mut carried, group, key) = (Carried::default(), Arc::from("users"), Key::new("k"));
+        let spans: Vec<_> = (1..10 * MOST_OF_A_KEY as u64).map(span).collect();
+        for _ in 0..2 {
+            assert!(carried.note(&group, &key, &spans, Moment::START));
+            carried.taken_out(&group, &key, &spans, Moment::START);
+            assert!(carried.of(&group, &key).count() <= MOST_OF_A_KEY, "what this node's own questions carry");
+            assert_eq!(carried.of(&group, &key).count(), carried.count);
+        }
+        assert!(!carried.note(&group, &key, [], Moment::START), "nothing is no news");
+        assert!(!carried.note(&group, &key, spans.last(), Moment::START), "the last are remembered");
     }
 }

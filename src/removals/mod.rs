@@ -185,9 +185,8 @@ impl Removals {
     /// carries the same finds it applied, for a second.
     #[must_use]
     pub(crate) fn carried(&mut self, group: &Arc<str>, key: &Key, spans: &[Span], now: Moment) -> bool {
-        // All are noted, whatever came of those before.
         let unseen = spans.iter().filter(|span| !self.seen.has_all(span));
-        unseen.filter(|span| self.carried.note(group, key, span, now)).count() > 0
+        self.carried.note(group, key, unseen, now)
     }
 
     /// The holder, to whom [`carried`](Self::carried) returned true with these at that moment, has dropped the key.

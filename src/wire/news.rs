@@ -106,8 +106,13 @@ pub(super) fn span_in(span: Option<&proto::Span>) -> Result<Span, Refusal> {
 }
 
 pub(super) fn spans_in(spans: &[proto::Span]) -> Result<Vec<Span>, Refusal> {
-    check_lines("removals with a question", spans.len())?;
+    check_spans(spans.len())?;
     spans.iter().map(|span| span_in(Some(span))).collect()
+}
+
+/// Refuses a question with more removals than are read.
+pub(super) fn check_spans(count: usize) -> Result<(), Refusal> {
+    check_lines("removals with a question", count)
 }
 
 fn check_lines(what: &str, count: usize) -> Result<(), Refusal> {

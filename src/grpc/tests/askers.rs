@@ -60,13 +60,24 @@ pub(super) fn ask_on(
     terms: GetTerms,
     keys: impl IntoIterator<Item = Key>,
 ) -> Outcomes {
+    ask_after(connection, sender, terms, &After::default(), keys)
+}
+
+/// The same of questions that say more than that.
+pub(super) fn ask_after(
+    connection: &Arc<dyn Connection>,
+    sender: &Arc<Sender>,
+    terms: GetTerms,
+    after: &After,
+    keys: impl IntoIterator<Item = Key>,
+) -> Outcomes {
     let (tell, told) = mpsc::unbounded_channel();
     let patient = Arc::new(AtomicBool::new(true));
     let mut count = 0;
     let mut questions = keys.into_iter().map(|key| {
         let asker = Waiting { at: count, tell: Some(tell.clone()), patient: Arc::clone(&patient) };
         count += 1;
-        Question { key, after: After::default(), asker: Box::new(asker) }
+        Question { key, after: after.clone(), asker: Box::new(asker) }
     });
     connection.ask(sender, terms, &mut questions);
     assert!(questions.next().is_none(), "every question is taken");

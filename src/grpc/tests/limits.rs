@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures::future::{FutureExt as _, join_all};
 
-use super::askers::{ask, numbered, value_of};
+use super::askers::{ask, ask_after, numbered, value_of};
 use super::handlers::{answering_now, fitting_reply, replying};
-use super::messages::{failed_answer, insert, pattern, refused, remove, usize_of, value_answer};
+use super::messages::{failed_answer, insert, pattern, refused, remove, sender, terms, usize_of, value_answer};
 use super::net::{Net, driven, soon};
 use super::raw::{RawClient, RawServer, question, questions, value_response};
 use crate::error::{Error, LoadError};
 use crate::key::Key;
-use crate::message::{Answer, Refusal, RefusalKind, Reply, Scope};
+use crate::message::{After, Answer, Incarnation, Refusal, RefusalKind, Reply, Scope};
+use crate::removals::{Origin, Span};
 use crate::transport::{CallError, Connection, Handler};
 use crate::wire::proto::AnswerFrame;
 
@@ -48,6 +49,17 @@ async fn removals_that_gather_do_not_make_a_frame_that_is_too_large() {
         assert!(matches!(reply, Ok(Reply::Remove(_))), "{reply:?}");
     }
     ask(&connection, numbered([1])).answers().await;
+}
+
+#[tokio::test]
+async fn questions_that_carry_many_removals_do_not_make_a_frame_that_is_too_large() {
+    let net = Net::grpc().with_max_value_bytes(1);
+    let node = net.serve(answering_now(|_| Ok(value_answer(pattern(1), None)))).await;
+    let origin = Origin::new(format!("{:0200}", 1).as_str().into(), Incarnation(u64::MAX));
+    let removed = (1..=100).map(|number| Span::one(origin.clone(), number)).collect();
+    let after = After { removed, offered: 0 };
+    // Each is about 20 KB, and small enough to pass for a question; a frame's worth of them is too much.
+    ask_after(&node.connect().await, &sender("a"), terms(), &after, numbered(0..400)).answers().await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::batch::{Part, Slice};
 use crate::key::Key;
 use crate::message::{After, Ask, GetTerms, Refusal, Sender};
 
-use super::super::news::{span_in, span_out};
+use super::super::news::{check_spans, span_in, span_out};
 use super::super::parts::{duration, group_in, invalid, micros};
 use super::super::proto;
 use super::super::request::{WireRequest, terms_in};
@@ -190,8 +190,9 @@ fn put_gets(terms: &GetTerms, gets: &[Part<AskItem>], buf: &mut impl BufMut) {
     }
 }
 
+/// How many bytes it takes what a question says beyond its key: nearly always none.
 #[inline]
-fn after_len(after: &After) -> usize {
+pub(crate) fn after_len(after: &After) -> usize {
     if after.removed.is_empty() && after.offered == 0 { 0 } else { long_after_len(after) }
 }
 
@@ -247,7 +248,7 @@ fn gets_in(frame: &Bytes, range: Range<usize>, parts: &mut Parts) -> Result<Gets
     const NESTED: u64 = number(3);
     const QUESTION: u64 = bytes(4);
 
-    let (mut group, mut schema, mut nested) = (0..0, 0, false);
+    let (mut group, mut schema, mut nested, mut removed) = (0..0, 0, false, 0);
     let mut questions = Vec::with_capacity(range.len() / 32 + 1);
     let mut fields = Fields::new(frame, range);
     while let Some(tag) = fields.tag()? {
@@ -255,17 +256,22 @@ fn gets_in(frame: &Bytes, range: Range<usize>, parts: &mut Parts) -> Result<Gets
             GROUP => group = fields.bytes()?,
             SCHEMA => schema = u32::try_from(fields.number()?).map_err(|_| Broken)?,
             NESTED => nested = fields.number()? != 0,
-            QUESTION => questions.push(question_in(frame, fields.bytes()?)?),
+            QUESTION => {
+                let question = question_in(frame, fields.bytes()?, parts)?;
+                removed = removed.max(question.after.removed.len());
+                questions.push(question);
+            }
             other => fields.skip(other, 4)?,
         }
         parts.one()?;
     }
     let group = std::str::from_utf8(&frame[group]).map_err(|_| Broken)?;
-    let terms = group_in(group).map(|group| terms_in(group, schema, 0, nested));
+    let group = check_spans(removed).and_then(|()| group_in(group));
+    let terms = group.map(|group| terms_in(group, schema, 0, nested));
     Ok(Gets { terms, questions })
 }
 
-fn question_in(frame: &Bytes, range: Range<usize>) -> Result<Question, Refusal> {
+fn question_in(frame: &Bytes, range: Range<usize>, parts: &mut Parts) -> Result<Question, Refusal> {
     const ID: u64 = number(1);
     const KEY: u64 = bytes(2);
     const TIME_LIMIT: u64 = number(3);
@@ -281,7 +287,10 @@ fn question_in(frame: &Bytes, range: Range<usize>) -> Result<Question, Refusal> 
             ID => question.id = fields.number()?,
             KEY => question.key = frame.slice(fields.bytes()?),
             TIME_LIMIT => question.time_limit = duration(fields.number()?),
-            REMOVED => question.after.removed.push(span_in(Some(&message_in(frame, fields.bytes()?)?))?),
+            REMOVED => {
+                parts.one()?;
+                question.after.removed.push(span_in(Some(&message_in(frame, fields.bytes()?)?))?);
+            }
             OFFERED => question.after.offered = fields.number()?,
             MAX_AGE => question.max_age = Some(duration(fields.number()?)),
             other => fields.skip(other, 6)?,

@@ -20,7 +20,9 @@ mod fields;
 mod tests;
 
 pub(crate) use answers::{AnswerFrame, AnswerItem, Response, decode_answers, encode_answers, encoded_answers_len};
-pub(crate) use asks::{AskFrame, AskItem, Gets, Question, call_in, decode_asks, encode_asks, encoded_asks_len};
+pub(crate) use asks::{
+    AskFrame, AskItem, Gets, Question, after_len, call_in, decode_asks, encode_asks, encoded_asks_len,
+};
 
 /// What a question or an answer takes in a frame beside its key and its value, about.
 pub(crate) const ITEM_BYTES: usize = 32;

@@ -238,13 +238,31 @@ fn a_section_of_a_name_that_is_too_long_is_refused_by_itself() {
 }
 
 #[test]
+fn questions_with_more_removals_than_are_read_are_refused_by_themselves() {
+    let of = |removals| {
+        let question = proto::Question { removed: vec![removal(); removals], ..Default::default() };
+        proto::Gets { group: "g".into(), questions: vec![question], ..Default::default() }
+    };
+    let frame = proto::AskFrame { gets: vec![of((1 << 14) + 1), of(1 << 14)], ..Default::default() };
+    let read = decode_asks(&frame.encode_to_vec().into()).unwrap();
+    assert!(read.gets[0].terms.is_err() && read.gets[1].terms.is_ok());
+}
+
+fn removal() -> proto::Span {
+    proto::Span { origin: Some(proto::Origin { name: "n".into(), incarnation: 1 }), first: 1, last: 0 }
+}
+
+#[test]
 fn a_frame_of_very_many_parts_is_refused_before_it_becomes_large() {
     let too_many = crate::wire::MAX_COUNT + 1;
     let calls = proto::AskFrame { calls: vec![proto::Call::default(); too_many], ..Default::default() };
     let questions = vec![proto::Question::default(); too_many / 2 + 1];
     let gets = proto::Gets { questions, ..Default::default() };
     let gets = proto::AskFrame { gets: vec![gets; 2], ..Default::default() };
-    for frame in [calls, gets] {
+    let carrying = proto::Question { removed: vec![removal(); too_many / 8], ..Default::default() };
+    let carrying = proto::Gets { questions: vec![carrying; 8], ..Default::default() };
+    let carrying = proto::AskFrame { gets: vec![carrying], ..Default::default() };
+    for frame in [calls, gets, carrying] {
         assert!(decode_asks(&frame.encode_to_vec().into()).unwrap_err().message.contains("parts"));
     }
     let slices = proto::AnswerFrame { slices: vec![proto::Slice::default(); too_many], ..Default::default() };
