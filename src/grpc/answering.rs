@@ -296,8 +296,10 @@ impl Answers {
     }
 
     fn send(&mut self, mut response: Response) {
-        if let Err(refusal) = check_size("reply", response.len(), self.limit) {
+        let mut bytes = response.len();
+        if let Err(refusal) = check_size("reply", bytes, self.limit) {
             response.reply = Err(refusal);
+            bytes = response.len();
         }
         let is_small = !matches!(response.reply, Ok(Reply::Get(_)));
         if let Some(value) = response.take_large(SLICE_BYTES) {
@@ -305,7 +307,6 @@ impl Answers {
             self.batch.push_large(AnswerItem::Response(response), id, value);
             return;
         }
-        let bytes = response.len();
         if is_small {
             self.batch.push_urgent(AnswerItem::Response(response), bytes);
         } else {

@@ -184,7 +184,7 @@ impl Peerage for Methods {
         message: tonic::Request<proto::RemoveRequest>,
     ) -> Result<Response<proto::RemoveReply>, Status> {
         match self.reply(message).await? {
-            Reply::Remove(ack) => Ok(Response::new(remove_reply(ack.as_ref()))),
+            Reply::Remove(ack) => self.fitting(remove_reply(ack.as_ref())),
             _ => Err(mismatch()),
         }
     }
@@ -194,7 +194,7 @@ impl Peerage for Methods {
         message: tonic::Request<proto::InsertRequest>,
     ) -> Result<Response<proto::InsertReply>, Status> {
         match self.reply(message).await? {
-            Reply::Insert { stored, ack } => Ok(Response::new(insert_reply(stored, ack.as_ref()))),
+            Reply::Insert { stored, ack } => self.fitting(insert_reply(stored, ack.as_ref())),
             _ => Err(mismatch()),
         }
     }

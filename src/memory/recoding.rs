@@ -46,8 +46,8 @@ pub(super) fn send_back(reply: Reply, keys: usize, limit: usize) -> Result<Reply
             }
             Ok(Reply::GetMany(gathering.finish()?))
         }
-        Reply::Remove(ack) => recoded(&remove_reply(ack.as_ref()))?.try_into(),
-        Reply::Insert { stored, ack } => recoded(&insert_reply(stored, ack.as_ref()))?.try_into(),
+        Reply::Remove(ack) => fitting(&remove_reply(ack.as_ref()), limit)?.try_into(),
+        Reply::Insert { stored, ack } => fitting(&insert_reply(stored, ack.as_ref()), limit)?.try_into(),
     }
 }
 
@@ -55,10 +55,6 @@ fn fitting<M: Message + Default>(message: &M, limit: usize) -> Result<M, Refusal
     let bytes = message.encode_to_vec();
     check_size("reply", bytes.len(), limit)?;
     decoded(Bytes::from(bytes))
-}
-
-fn recoded<M: Message + Default>(message: &M) -> Result<M, Refusal> {
-    decoded(Bytes::from(message.encode_to_vec()))
 }
 
 fn decoded<M: Message + Default>(bytes: Bytes) -> Result<M, Refusal> {

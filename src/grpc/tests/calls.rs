@@ -9,14 +9,14 @@ use tokio::sync::mpsc;
 
 use super::handlers::{fitting_reply, handling, never_answering, replying};
 use super::messages::{
-    SIZES, assert_same, assert_unreachable, errors, failed_answer, get, get_many, hello, hello_of, insert, is_pattern,
-    odd_requests, pattern, refusals, refused, remove, sender, usize_of, value_answer,
+    SIZES, ack, assert_same, assert_unreachable, errors, failed_answer, get, get_many, hello, hello_of, insert,
+    is_pattern, odd_requests, pattern, refusals, refused, remove, report, sender, usize_of, value_answer,
 };
 use super::net::{Net, soon};
 use crate::clock::sleep;
 use crate::error::{Error, LoadError};
 use crate::key::Key;
-use crate::message::{Answer, Ask, Outcome, Refusal, RefusalKind, Remove, Reply, Scope};
+use crate::message::{Answer, Ask, Hello, News, Outcome, Refusal, RefusalKind, Remove, Reply, Scope};
 
 on_all_transports! {
     every_request_arrives_as_it_was_sent,
@@ -152,15 +152,21 @@ async fn too_large_a_request_is_refused_and_the_connection_lives_on(net: Net) {
 }
 
 async fn too_large_a_reply_is_refused_and_the_connection_lives_on(net: Net) {
-    let answer = || value_answer(pattern(17 << 20), None);
+    let net = net.with_max_value_bytes(1);
+    let answer = || value_answer(pattern(6 << 20), None);
+    let large_report = || report(21_000, 250);
+    let told = move || News { reports: vec![large_report(); 2], ..News::default() };
     let node = net.serve(replying(move |request| match request.ask {
         Ask::Get(get) if &*get.key == b"large" => Ok(Reply::Get(answer())),
         Ask::GetMany(_) => Ok(Reply::GetMany(vec![answer()])),
-        ask => Ok(fitting_reply(&ask)),
+        Ask::Hello(_) => Ok(Reply::Hello(Hello { news: told(), ..hello_of(&sender("b"), false) })),
+        Ask::Remove(_) => Ok(Reply::Remove(Some(ack(large_report())))),
+        Ask::Insert(_) => Ok(Reply::Insert { stored: true, ack: Some(ack(large_report())) }),
+        ask @ Ask::Get(_) => Ok(fitting_reply(&ask)),
     }));
     let node = node.await;
     let connection = node.connect().await;
-    for request in [get("large"), get_many(1)] {
+    for request in [get("large"), get_many(1), hello(), remove(Scope::Group), insert(Bytes::new())] {
         let refusal = refused(connection.call(request).await);
         assert_eq!(refusal.kind, RefusalKind::TooLarge);
         assert!(refusal.message.contains("max_value_bytes"), "{refusal} says not what to do");

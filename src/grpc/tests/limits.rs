@@ -8,7 +8,9 @@ use futures::future::{FutureExt as _, join_all};
 
 use super::askers::{ask, ask_after, numbered, value_of};
 use super::handlers::{answering_now, fitting_reply, replying};
-use super::messages::{failed_answer, insert, pattern, refused, remove, sender, terms, usize_of, value_answer};
+use super::messages::{
+    ack, failed_answer, insert, pattern, refused, remove, report, sender, terms, usize_of, value_answer,
+};
 use super::net::{Net, driven, soon};
 use super::raw::{RawClient, RawServer, question, questions, value_response};
 use crate::error::{Error, LoadError};
@@ -49,6 +51,16 @@ async fn removals_that_gather_do_not_make_a_frame_that_is_too_large() {
         assert!(matches!(reply, Ok(Reply::Remove(_))), "{reply:?}");
     }
     ask(&connection, numbered([1])).answers().await;
+}
+
+#[tokio::test]
+async fn acknowledgements_with_reports_do_not_make_a_frame_that_is_too_large() {
+    let net = Net::grpc().with_max_value_bytes(1);
+    let node = net.serve(replying(|_| Ok(Reply::Remove(Some(ack(report(400, 60)))))));
+    let connection = node.await.connect().await;
+    for reply in soon(join_all((0..300).map(|_| connection.call(remove(Scope::Group))))).await {
+        assert!(matches!(reply, Ok(Reply::Remove(Some(_)))), "{reply:?}");
+    }
 }
 
 #[tokio::test]

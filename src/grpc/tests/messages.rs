@@ -8,10 +8,12 @@ use bytes::Bytes;
 use crate::batch::SLICE_BYTES;
 use crate::error::{CodecError, Error, LoadError};
 use crate::key::Key;
+use crate::member::NodeName;
 use crate::message::{
-    After, Answer, Ask, Copy, Get, GetMany, GetTerms, Hello, Incarnation, Insert, News, Outcome, Refusal, RefusalKind,
-    RemovalId, Remove, Reply, Request, Scope, Sender, Versions,
+    Ack, After, Answer, Ask, Copy, Get, GetMany, GetTerms, Hello, Incarnation, Insert, News, Outcome, Refusal,
+    RefusalKind, RemovalId, Remove, Reply, Request, Scope, Sender, Versions,
 };
+use crate::removals::{Link, Origin, Report, Seen};
 use crate::tags::TagHash;
 use crate::transport::CallError;
 
@@ -49,6 +51,23 @@ pub(super) fn terms() -> GetTerms {
 
 pub(super) fn get(key: &str) -> Request {
     from_a(Ask::Get(Get { terms: terms(), key: Key::new(key), after: After::default() }))
+}
+
+/// What a node says of itself in a cluster of so many, each with a name of so many bytes.
+pub(super) fn report(nodes: usize, name_len: usize) -> Report {
+    let name = |number: usize| NodeName::from(format!("{number:0name_len$}").as_str());
+    let link = |number| Link { name: name(number), incarnation: Some(Incarnation(1)), is_listed: true, is_open: true };
+    Report {
+        of: Origin::new(name(0), Incarnation(1)),
+        version: 1,
+        links: (0..nodes).map(link).collect(),
+        seen: Seen::default(),
+        dead: Vec::new(),
+    }
+}
+
+pub(super) fn ack(report: Report) -> Ack {
+    Ack { by: report.of.clone(), version: report.version, report: Some(report) }
 }
 
 /// Keys that are numbers, from 0.

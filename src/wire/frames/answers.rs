@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
+use prost::Message;
 
 use crate::batch::{Part, Slice};
 use crate::error::{Error, LoadError};
-use crate::message::{Answer, Copy, Outcome, Refusal, RefusalKind, Reply};
+use crate::message::{Ack, Answer, Copy, Outcome, Refusal, RefusalKind, Reply};
 use crate::tags::TagHash;
 
 use super::super::news::{insert_reply, remove_reply};
@@ -64,8 +65,9 @@ impl Response {
         let more = match &self.reply {
             Ok(Reply::Get(Answer { outcome: Outcome::Value(copy), .. })) => copy.value.len() + size_of_val(&*copy.tags),
             Ok(Reply::Get(Answer { outcome: Outcome::Failed(error), .. })) => len_of_words(error),
-            Ok(Reply::Hello(hello)) => hello.members.iter().map(|(name, _)| name.as_str().len() + 16).sum(),
-            Ok(_) => 0,
+            Ok(Reply::Remove(ack) | Reply::Insert { ack, .. }) => ack.as_ref().map_or(0, len_of_ack),
+            Ok(Reply::Hello(hello)) => proto::Hello::from(hello.clone()).encoded_len(),
+            Ok(Reply::Get(_) | Reply::GetMany(_)) => 0,
             Err(refusal) => refusal.message.len().min(MAX_REFUSAL_LEN),
         };
         more + super::ITEM_BYTES
@@ -79,6 +81,11 @@ fn len_of_words(error: &Error) -> usize {
         Error::Codec(codec) => codec.to_string().len().min(LoadError::MAX_MESSAGE_LEN),
         _ => 0,
     }
+}
+
+/// About how many bytes an acknowledgement has; with a report, nearly all of them are that.
+fn len_of_ack(ack: &Ack) -> usize {
+    if ack.report.is_some() { remove_reply(Some(ack)).encoded_len() } else { ack.by.name.as_str().len() + 16 }
 }
 
 /// A frame as it is read.

@@ -157,6 +157,8 @@ proptest! {
     ) {
         let mut written = Vec::new();
         encode_answers(&frame, &mut written);
+        let said = encoded_answers_len(&frame) + 64 * frame.len();
+        prop_assert!(written.len() <= said, "{} bytes, said to be about {said}", written.len());
         let bytes = Bytes::from(written);
         let by_hand = decode_answers(&bytes).unwrap();
         let generated = proto::AnswerFrame::decode(bytes).unwrap();
