@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 /// How many messages a frame takes, if they are small. Fewer cost more of each frame's own: with 256 gets of 1 KiB
 /// under way, frames of 64 took a third more processor time a get, and more of them a frame (1,024) no less than this.
@@ -278,7 +278,21 @@ struct Incoming<T> {
     is_wanted: bool,
     len: usize,
     come: usize,
-    bytes: BytesMut,
+    bytes: Vec<u8>,
+}
+
+impl<T> Incoming<T> {
+    /// Puts a slice behind those before. It is copied, as it may be a small part of a large frame. Room grows with what
+    /// has come, rather than with what has been promised, and ends as the value's length: the value then keeps no
+    /// more.
+    fn gather(&mut self, slice: &[u8]) {
+        let (room, needed) = (self.bytes.capacity(), self.bytes.len() + slice.len());
+        if needed > room {
+            let more = if room >= self.len / 4 { self.len } else { needed.max(2 * room) };
+            self.bytes.reserve_exact(more - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(slice);
+    }
 }
 
 /// The values of one direction of an exchange that are being put together from their slices.
@@ -310,14 +324,14 @@ impl<T> Assembly<T> {
     /// A value of `len` bytes begins. The caller has checked that values may be that long.
     pub(crate) fn begin(&mut self, id: u64, head: T, len: usize) -> Result<(), BadSlice> {
         // Room for what has been sent, rather than for what has been promised.
-        let bytes = BytesMut::with_capacity(len.min(SLICES_UNDER_WAY));
+        let bytes = Vec::with_capacity(len.min(SLICES_UNDER_WAY));
         self.enter(id, Incoming { head, is_wanted: true, len, come: 0, bytes })
     }
 
     /// A value of `len` bytes begins that is not wanted: its slices are thrown away, and the last gives its message
     /// alone.
     pub(crate) fn begin_unwanted(&mut self, id: u64, head: T, len: usize) -> Result<(), BadSlice> {
-        self.enter(id, Incoming { head, is_wanted: false, len, come: 0, bytes: BytesMut::new() })
+        self.enter(id, Incoming { head, is_wanted: false, len, come: 0, bytes: Vec::new() })
     }
 
     fn enter(&mut self, id: u64, value: Incoming<T>) -> Result<(), BadSlice> {
@@ -338,13 +352,13 @@ impl<T> Assembly<T> {
             return Err(BadSlice::TooLong);
         }
         if value.is_wanted {
-            value.bytes.extend_from_slice(&slice.bytes);
+            value.gather(&slice.bytes);
         }
         if value.come < value.len {
             return Ok(None);
         }
         let (id, Incoming { head, bytes, .. }) = self.values.swap_remove(at);
-        Ok(Some((id, head, bytes.freeze())))
+        Ok(Some((id, head, bytes.into())))
     }
 
     /// Forgets the value with this id: its slices have stopped. Says whether there is one.
@@ -494,6 +508,36 @@ mod tests {
         let nothing = Ok(Some((1, (), Bytes::new())));
         assert_eq!(assembly.add(&Slice { id: 1, bytes: value(3) }), nothing, "nobody wants it");
         assert_eq!(assembly.add(&Slice { id: 1, bytes: value(3) }), Err(BadSlice::Unknown));
+    }
+
+    #[test]
+    fn a_value_in_slices_keeps_no_more_than_its_bytes_and_grows_in_few_steps() {
+        const LEN: usize = (16 << 20) + 1;
+        let value = value(LEN);
+        let slices: Vec<_> =
+            (0..LEN).step_by(SLICE_BYTES).map(|at| value.slice(at..LEN.min(at + SLICE_BYTES))).collect();
+        let mut assembly = Assembly::default();
+        let mut whole = None;
+        let allocated = allocation_counter::measure(|| {
+            assembly.begin(1, (), LEN).unwrap();
+            for bytes in &slices {
+                whole = assembly.add(&Slice { id: 1, bytes: bytes.clone() }).unwrap();
+            }
+        });
+        let (_, (), bytes) = whole.expect("all have come");
+        assert!(bytes == value);
+        assert_eq!(Vec::from(bytes).capacity(), LEN);
+        assert!(allocated.bytes_total < 3 * LEN as u64 / 2, "{allocated:?}");
+    }
+
+    #[test]
+    fn what_is_promised_takes_no_room() {
+        let (mut assembly, slice) = (Assembly::default(), Slice { id: 1, bytes: value(2 * SLICES_UNDER_WAY) });
+        let allocated = allocation_counter::measure(|| {
+            assembly.begin(1, (), 1 << 30).unwrap();
+            assembly.add(&slice).unwrap();
+        });
+        assert!(allocated.bytes_total < 4 * SLICES_UNDER_WAY as u64, "{allocated:?}");
     }
 
     proptest! {
