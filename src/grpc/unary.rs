@@ -30,9 +30,12 @@ impl Unary {
     }
 
     pub(super) fn call(&self, request: Request) -> BoxFuture<'static, Result<Reply, CallError>> {
+        self.send(request.into())
+    }
+
+    fn send(&self, request: WireRequest) -> BoxFuture<'static, Result<Reply, CallError>> {
         let (client, limit, closed) = (self.client.clone(), self.message_limit, self.signs.closed.clone());
         Box::pin(async move {
-            let request = WireRequest::from(request);
             check_size("request", request.encoded_len(), limit)?;
             tokio::select! {
                 biased; // a reply that has come before the end counts
@@ -51,7 +54,13 @@ pub(super) struct UnaryConnection {
 
 impl Connection for UnaryConnection {
     fn call(&self, request: Request) -> BoxFuture<'static, Result<Reply, CallError>> {
-        self.unary.call(request)
+        let request = WireRequest::from(request);
+        let room = self.calls.take_room(request.encoded_len());
+        let reply = self.unary.send(request);
+        Box::pin(async move {
+            let _room = room?;
+            reply.await
+        })
     }
 
     fn ask(&self, sender: &Arc<Sender>, terms: GetTerms, questions: &mut dyn Iterator<Item = Question>) {

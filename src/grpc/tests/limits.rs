@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::{FutureExt as _, join_all};
 
 use super::askers::{ask, ask_after, numbered, value_of};
-use super::handlers::{answering_now, fitting_reply, replying};
+use super::handlers::{answering_now, fitting_reply, never_answering, replying};
 use super::messages::{
     ack, failed_answer, insert, pattern, refused, remove, report, sender, terms, usize_of, value_answer,
 };
@@ -244,6 +244,42 @@ async fn beyond_so_many_bytes_a_peer_is_busy_at_once_until_it_reads() {
     }
     let mut asked = ask(&connection, numbered([1]));
     assert!(asked.now().is_none(), "there is room again");
+}
+
+#[tokio::test]
+async fn beyond_so_many_questions_a_peer_that_knows_only_unary_calls_is_busy_too() {
+    const MOST: usize = 1 << 16;
+    let (node, _events) = never_answering(&Net::unary()).await;
+    let connection = node.connect().await;
+    let asked: Vec<_> = (0..2).map(|_| ask(&connection, numbered(0..MOST / 2))).collect();
+    // Keys are counted too, so a few less than that many find room.
+    let mut more = ask(&connection, numbered(0..1));
+    assert!(matches!(more.now(), Some((0, Some(Err(CallError::Busy))))));
+    assert!(matches!(connection.call(remove(Scope::Group)).now_or_never(), Some(Err(CallError::Busy))));
+    for asked in asked {
+        asked.give_up();
+        for error in asked.errors().await {
+            assert!(matches!(error, CallError::GivenUp | CallError::Busy), "{error:?}");
+        }
+    }
+    // There is room again, once all of them are gone.
+    while connection.call(remove(Scope::Group)).now_or_never().is_some() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn beyond_so_many_bytes_a_peer_that_knows_only_unary_calls_is_busy_too() {
+    let (node, _events) = never_answering(&Net::unary()).await;
+    let connection = node.connect().await;
+    let value = pattern(16 << 20);
+    let mut calls: Vec<_> = (0..10).map(|_| connection.call(insert(value.clone()))).collect();
+    let busy = calls.iter_mut().filter_map(futures::FutureExt::now_or_never).collect::<Vec<_>>();
+    assert!(busy.iter().all(|outcome| matches!(outcome, Err(CallError::Busy))), "{busy:?}");
+    assert_eq!(busy.len(), 7, "three inserts of 16 MiB and what is around them find room in 64 MiB");
+    drop(calls);
+    let mut again = connection.call(insert(value));
+    assert!(futures::FutureExt::now_or_never(&mut again).is_none(), "there is room again");
 }
 
 // Who waits for whom.
