@@ -15,6 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".") // values and keys share the buffer that they arrived in
         .build_transport(false) // the client rides on a channel of our own making
+        .codec_path("crate::grpc::UnaryCodec") // bounds what is made of a message's bytes
         .compile_fds(descriptors)?;
     Ok(())
 }

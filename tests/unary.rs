@@ -22,6 +22,11 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/peerage.v1.rs"));
 }
 
+/// Where that looks for its codec.
+mod grpc {
+    pub(crate) use tonic_prost::ProstCodec as UnaryCodec;
+}
+
 use proto::answer::Outcome;
 use proto::peerage_client::PeerageClient;
 use proto::{FailureKind, GetRequest, Refusal, RefusalKind};

@@ -1,14 +1,19 @@
-//! Frames as the messages of a gRPC stream: what tonic needs to know to send and read them.
+//! What tonic needs to know to send and read what travels: frames as the messages of a stream, and those of unary calls.
 
-use bytes::Buf;
+use std::marker::PhantomData;
+
+use bytes::{Buf, Bytes};
+use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic_prost::ProstEncoder;
 
 use crate::batch::{FRAME_BYTES, Part};
 use crate::wire::frames::{
     AnswerFrame, AnswerItem, AskFrame, AskItem, decode_answers, decode_asks, encode_answers, encode_asks,
     encoded_answers_len, encoded_asks_len,
 };
+use crate::wire::{Room, Shaped, read};
 
 use super::status_of;
 
@@ -61,9 +66,7 @@ macro_rules! codec {
             type Error = Status;
 
             fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<$in>, Status> {
-                // Not a copy: the buffer gives away what it holds.
-                let frame = buf.copy_to_bytes(buf.remaining());
-                $decode(&frame).map(Some).map_err(|refusal| status_of(&refusal))
+                $decode(&all_of(buf)).map(Some).map_err(|refusal| status_of(&refusal))
             }
 
             fn buffer_settings(&self) -> BufferSettings {
@@ -75,3 +78,48 @@ macro_rules! codec {
 
 codec!(Asking: AskItem, encode_asks, encoded_asks_len; AnswerFrame, decode_answers);
 codec!(Answering: AnswerItem, encode_answers, encoded_answers_len; AskFrame, decode_asks);
+
+/// Not a copy: the buffer gives away what it holds.
+fn all_of(buf: &mut DecodeBuf<'_>) -> Bytes {
+    buf.copy_to_bytes(buf.remaining())
+}
+
+/// The codec of unary calls, for the generated code. (`build.rs` has its name.)
+#[derive(Debug)]
+pub(crate) struct UnaryCodec<T, U>(PhantomData<fn(T) -> U>);
+
+/// Reads a message, unless it would become many times as large as it is.
+#[derive(Debug)]
+pub(crate) struct Reading<U>(PhantomData<fn() -> U>);
+
+impl<T, U> Default for UnaryCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T: Message + 'static, U: Shaped + 'static> Codec for UnaryCodec<T, U> {
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = Reading<U>;
+
+    fn encoder(&mut self) -> ProstEncoder<T> {
+        ProstEncoder::default()
+    }
+
+    fn decoder(&mut self) -> Reading<U> {
+        Reading(PhantomData)
+    }
+}
+
+impl<U: Shaped> Decoder for Reading<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        let message = all_of(buf);
+        let mut room = Room::for_bytes(message.len());
+        read(message, &mut room).map(Some).map_err(|refusal| status_of(&refusal))
+    }
+}

@@ -30,6 +30,7 @@ use crate::transport::{CallError, Unreachable};
 use crate::wire::{self, proto};
 
 pub(crate) use client::GrpcTransport;
+pub(crate) use codec::UnaryCodec;
 pub use server::PeerService;
 pub(crate) use server::serve;
 #[cfg(test)]

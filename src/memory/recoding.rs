@@ -8,8 +8,8 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::message::{Refusal, RefusalKind, Reply, Request};
-use crate::wire::{self, Gathering, WireRequest, check_size, insert_reply, proto, remove_reply};
+use crate::message::{Refusal, Reply, Request};
+use crate::wire::{self, Gathering, Room, Shaped, WireRequest, check_size, insert_reply, proto, remove_reply};
 
 /// A request as bytes.
 pub(super) fn write(message: &WireRequest) -> Bytes {
@@ -51,14 +51,15 @@ pub(super) fn send_back(reply: Reply, keys: usize, limit: usize) -> Result<Reply
     }
 }
 
-fn fitting<M: Message + Default>(message: &M, limit: usize) -> Result<M, Refusal> {
+fn fitting<M: Shaped>(message: &M, limit: usize) -> Result<M, Refusal> {
     let bytes = message.encode_to_vec();
     check_size("reply", bytes.len(), limit)?;
     decoded(Bytes::from(bytes))
 }
 
-fn decoded<M: Message + Default>(bytes: Bytes) -> Result<M, Refusal> {
-    M::decode(bytes).map_err(|error| Refusal::new(RefusalKind::Invalid, error.to_string()))
+fn decoded<M: Shaped>(bytes: Bytes) -> Result<M, Refusal> {
+    let mut room = Room::for_bytes(bytes.len());
+    wire::read(bytes, &mut room)
 }
 
 /// Encodes a refusal and decodes it again.

@@ -2,8 +2,9 @@
 //!
 //! The messages of `peerage.proto` and the conversions between them and our own words, both ways: `request.rs` and
 //! `sender.rs` for what is asked, `answer.rs` and `chunks.rs` for what comes back, `refusal.rs` for what is not served,
-//! `news.rs` for what nodes tell each other of removals, and `parts.rs` for what all of these are made of; `frames/` has many of them travel together. Here are the limits
-//! that they and the transports share. What must hold:
+//! `news.rs` for what nodes tell each other of removals, and `parts.rs` for what all of these are made of; `shapes.rs`
+//! bounds what becomes of their bytes, and `frames/` has many of them travel together. Here are the limits that they and
+//! the transports share. What must hold:
 //!
 //! - every conversion is total: whatever bytes a peer sends, the worst that comes of them is a [`Refusal`] of kind
 //!   `Invalid` with a sentence that says what is wrong;
@@ -22,6 +23,7 @@ mod parts;
 mod refusal;
 mod request;
 mod sender;
+mod shapes;
 #[cfg(test)]
 mod strategies;
 #[cfg(test)]
@@ -34,6 +36,7 @@ pub(crate) use chunks::{Gathering, chunks};
 pub(crate) use news::{insert_reply, remove_reply};
 pub(crate) use refusal::refusal_in;
 pub(crate) use request::WireRequest;
+pub(crate) use shapes::{Room, Shaped, read};
 
 /// The generated code: messages, client and server.
 pub(crate) mod proto {

@@ -182,7 +182,7 @@ pub(crate) fn decode_answers(frame: &Bytes) -> Result<AnswerFrame, Refusal> {
     // Grown a few times, rather than once for each doubling: frames are small, or full of answers.
     let responses = Vec::with_capacity(frame.len() / 512 + 1);
     let mut read = AnswerFrame { responses, ..AnswerFrame::default() };
-    let mut parts = Parts::default();
+    let mut parts = Parts::of(frame);
     let mut fields = Fields::new(frame, 0..frame.len());
     while let Some(tag) = fields.tag()? {
         parts.one()?;
@@ -193,7 +193,7 @@ pub(crate) fn decode_answers(frame: &Bytes) -> Result<AnswerFrame, Refusal> {
                 // Where it stays: there are hundreds, and each is as large as what it would take to move it.
                 let at = read.responses.len();
                 read.responses.push(value_response());
-                response_in(frame, range, &mut read.responses[at])?;
+                response_in(frame, range, &mut read.responses[at], &mut parts)?;
             }
             SLICE => read.slices.push(slice_in(frame, fields.bytes()?)?),
             other => fields.skip(other, 3)?,
@@ -215,7 +215,7 @@ fn value_answer() -> Answer {
 }
 
 /// Reads a response, over one that has nothing in it.
-fn response_in(frame: &Bytes, range: Range<usize>, response: &mut Response) -> Result<(), Refusal> {
+fn response_in(frame: &Bytes, range: Range<usize>, response: &mut Response, parts: &mut Parts) -> Result<(), Refusal> {
     const ID: u64 = number(1);
     const ANSWER: u64 = bytes(2);
     const REFUSAL: u64 = bytes(3);
@@ -239,16 +239,16 @@ fn response_in(frame: &Bytes, range: Range<usize>, response: &mut Response) -> R
                 };
                 if !is_read {
                     // Whatever it is: the generated code knows it, and one that makes no sense is refused by itself.
-                    *reply = message_in::<proto::Answer>(frame, range)?.try_into().map(Reply::Get);
+                    *reply = message_in::<proto::Answer>(frame, range, parts)?.try_into().map(Reply::Get);
                 }
             }
             REFUSAL => {
-                let message: proto::Refusal = message_in(frame, fields.bytes()?)?;
+                let message: proto::Refusal = message_in(frame, fields.bytes()?, parts)?;
                 *reply = Err(refusal_of(&message).unwrap_or_else(|| invalid(message.message)));
             }
-            HELLO => *reply = message_in::<proto::Hello>(frame, fields.bytes()?)?.try_into().map(Reply::Hello),
-            REMOVE => *reply = message_in::<proto::RemoveReply>(frame, fields.bytes()?)?.try_into(),
-            INSERT => *reply = message_in::<proto::InsertReply>(frame, fields.bytes()?)?.try_into(),
+            HELLO => *reply = message_in::<proto::Hello>(frame, fields.bytes()?, parts)?.try_into().map(Reply::Hello),
+            REMOVE => *reply = message_in::<proto::RemoveReply>(frame, fields.bytes()?, parts)?.try_into(),
+            INSERT => *reply = message_in::<proto::InsertReply>(frame, fields.bytes()?, parts)?.try_into(),
             other => {
                 fields.skip(other, 7)?;
                 continue;

@@ -213,16 +213,16 @@ pub(crate) fn decode_asks(frame: &Bytes) -> Result<AskFrame, Refusal> {
     const SLICE: u64 = bytes(6);
     const UNDER_WAY: u64 = number(7);
 
-    let (mut read, mut parts) = (AskFrame::default(), Parts::default());
+    let (mut read, mut parts) = (AskFrame::default(), Parts::of(frame));
     let mut fields = Fields::new(frame, 0..frame.len());
     while let Some(tag) = fields.tag()? {
         parts.one()?;
         match tag {
-            SENDER => read.sender = sender_in(Some(message_in(frame, fields.bytes()?)?))?,
+            SENDER => read.sender = sender_in(Some(message_in(frame, fields.bytes()?, &mut parts)?))?,
             CANCELLED => read.cancelled.push(fields.number()?),
             ALL_CANCELLED => packed_in(frame, fields.bytes()?, &mut read.cancelled, &mut parts)?,
             CREDIT => read.credit = read.credit.saturating_add(fields.number()?),
-            CALL => read.calls.push(message_in(frame, fields.bytes()?)?),
+            CALL => read.calls.push(message_in(frame, fields.bytes()?, &mut parts)?),
             GETS => read.gets.push(gets_in(frame, fields.bytes()?, &mut parts)?),
             SLICE => read.slices.push(slice_in(frame, fields.bytes()?)?),
             UNDER_WAY => read.under_way = fields.number()?,
@@ -289,7 +289,7 @@ fn question_in(frame: &Bytes, range: Range<usize>, parts: &mut Parts) -> Result<
             TIME_LIMIT => question.time_limit = duration(fields.number()?),
             REMOVED => {
                 parts.one()?;
-                question.after.removed.push(span_in(Some(&message_in(frame, fields.bytes()?)?))?);
+                question.after.removed.push(span_in(Some(&message_in(frame, fields.bytes()?, parts)?))?);
             }
             OFFERED => question.after.offered = fields.number()?,
             MAX_AGE => question.max_age = Some(duration(fields.number()?)),

@@ -1,25 +1,32 @@
-//! What both kinds of frame are made of: slices, rare messages, and no more parts than a frame may have.
+//! What both kinds of frame are made of: slices, rare messages, and no more of either than a frame may have.
 
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
 
-use super::super::MAX_COUNT;
 use super::super::parts::invalid;
+use super::super::{MAX_COUNT, Room, Shaped, read};
 use super::fields::{Fields, Head, bytes, nested_len, number, number_len};
 use crate::batch::Slice;
 use crate::message::Refusal;
 
 /// Counts the parts of a frame, and refuses more than it may have: a part may be as little as two bytes, and is a good
 /// deal more once it is read.
-#[derive(Default)]
-pub(super) struct Parts(usize);
+pub(super) struct Parts {
+    count: usize,
+    /// What its rare messages may become.
+    room: Room,
+}
 
 impl Parts {
+    pub(super) fn of(frame: &Bytes) -> Self {
+        Self { count: 0, room: Room::for_bytes(frame.len()) }
+    }
+
     pub(super) fn one(&mut self) -> Result<(), Refusal> {
-        self.0 += 1;
-        if self.0 > MAX_COUNT {
+        self.count += 1;
+        if self.count > MAX_COUNT {
             return Err(invalid(format!("more than the {MAX_COUNT} parts that one frame may have")));
         }
         Ok(())
@@ -27,8 +34,8 @@ impl Parts {
 }
 
 /// A rare message, read by the generated code.
-pub(super) fn message_in<M: Message + Default>(frame: &Bytes, range: Range<usize>) -> Result<M, Refusal> {
-    M::decode(frame.slice(range)).map_err(|error| invalid(format!("the frame does not decode: {error}")))
+pub(super) fn message_in<M: Shaped>(frame: &Bytes, range: Range<usize>, parts: &mut Parts) -> Result<M, Refusal> {
+    read(frame.slice(range), &mut parts.room)
 }
 
 /// A rare message, written by the generated code.

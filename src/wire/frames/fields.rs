@@ -1,7 +1,7 @@
 //! The bytes that protobuf messages are made of: numbers of seven bits a byte, and fields that say their number and
 //! kind.
 //!
-//! Only what frames need, for where the generated code's structures would cost more than the work itself. (Encoding:
+//! Only what is needed where the generated code's structures would cost more than the work itself. (Encoding:
 //! <https://protobuf.dev/programming-guides/encoding/>.)
 
 use std::ops::Range;
@@ -88,7 +88,7 @@ impl Head {
 
 /// A frame's bytes are no message of the protocol.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Broken;
+pub(in crate::wire) struct Broken;
 
 impl From<Broken> for Refusal {
     fn from(_: Broken) -> Self {
@@ -102,7 +102,7 @@ pub(super) const fn number(field: u8) -> u64 {
 }
 
 /// The tag of a field with bytes in it.
-pub(super) const fn bytes(field: u8) -> u64 {
+pub(in crate::wire) const fn bytes(field: u8) -> u64 {
     (field as u64) << 3 | 2
 }
 
@@ -114,14 +114,14 @@ pub(super) const fn fixed(field: u8) -> u64 {
 /// Reads fields, one after the other: a tag, and then what it says. A busy frame has thousands: all of this becomes
 /// part of who reads, so that a field never leaves the processor's registers (measured for a question and its answer:
 /// 1,560 instructions with a structure for whatever a field can be, 980 without).
-pub(super) struct Fields<'a> {
+pub(in crate::wire) struct Fields<'a> {
     bytes: &'a [u8],
     at: usize,
     end: usize,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(bytes: &'a [u8], range: Range<usize>) -> Self {
+    pub(in crate::wire) fn new(bytes: &'a [u8], range: Range<usize>) -> Self {
         let end = range.end.min(bytes.len());
         Self { bytes, at: range.start.min(end), end }
     }
@@ -129,7 +129,7 @@ impl<'a> Fields<'a> {
     /// The tag of the next field; `None` at the end.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "measured: see above")]
-    pub(super) fn tag(&mut self) -> Result<Option<u64>, Broken> {
+    pub(in crate::wire) fn tag(&mut self) -> Result<Option<u64>, Broken> {
         if self.at < self.end { self.number().map(Some) } else { Ok(None) }
     }
 
@@ -159,7 +159,7 @@ impl<'a> Fields<'a> {
     /// Where in the frame the field's bytes are.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "measured: see above")]
-    pub(super) fn bytes(&mut self) -> Result<Range<usize>, Broken> {
+    pub(in crate::wire) fn bytes(&mut self) -> Result<Range<usize>, Broken> {
         let len = self.number()?;
         self.pass(len)
     }
@@ -180,7 +180,7 @@ impl<'a> Fields<'a> {
     /// Passes over a field that the message does not have, which is for a later version of it to say. That is one of a
     /// higher number: `known` is the highest that the message has, and one of those must be of its kind.
     #[cold]
-    pub(super) fn skip(&mut self, tag: u64, known: u8) -> Result<(), Broken> {
+    pub(in crate::wire) fn skip(&mut self, tag: u64, known: u8) -> Result<(), Broken> {
         if tag >> 3 <= known.into() {
             return Err(Broken);
         }

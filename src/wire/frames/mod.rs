@@ -15,7 +15,7 @@
 mod answers;
 mod asks;
 mod common;
-mod fields;
+pub(super) mod fields;
 #[cfg(test)]
 mod tests;
 
