@@ -478,17 +478,22 @@ impl Stream for Frames {
 }
 
 /// Ends the line when the driver does, however it does.
-struct End<'a>(&'a Line);
+struct End(Arc<Line>);
 
-impl Drop for End<'_> {
+impl Drop for End {
     fn drop(&mut self) {
         drop(self.0.end(closed()));
     }
 }
 
 /// Brings the answers, until the connection is lost, or not wanted any more.
-pub(super) async fn drive(line: Arc<Line>, mut answers: Streaming<AnswerFrame>, limit: usize) {
-    let _end = End(&line);
+pub(super) fn drive(line: Arc<Line>, answers: Streaming<AnswerFrame>, limit: usize) -> impl Future<Output = ()> + Send {
+    // Made here: who drops the future before it has run ends the line, too.
+    let end = End(line);
+    async move { bring(&end.0, answers, limit).await }
+}
+
+async fn bring(line: &Line, mut answers: Streaming<AnswerFrame>, limit: usize) {
     let mut spin = Spin::new(clock::cores());
     let mut assembly = Assembly::default();
     let mut look = std::pin::pin!(clock::sleep(LOOK_IN_EVERY));

@@ -87,6 +87,20 @@ async fn a_driver_that_is_dropped_drops_what_is_under_way() {
 }
 
 #[tokio::test]
+async fn a_driver_that_is_dropped_before_it_has_run_closes_the_connection_all_the_same() {
+    let mut server = RawServer::start(8 << 20).await;
+    let opened = soon(Net::grpc().transport().connect(Arc::clone(&server.address))).await.expect("it listens");
+    let (connection, driver) = (opened.connection, opened.driver);
+    let mut exchange = server.exchange().await;
+    let asked = ask(&connection, numbered(0..3));
+    drop(driver);
+    assert!(asked.all().await.iter().all(Option::is_none), "without an outcome, and not left to wait");
+    soon(connection.closed()).await;
+    assert!(matches!(ask(&connection, numbered([1])).errors().await[..], [CallError::Unreachable(_)]));
+    while exchange.next().await.is_some() {}
+}
+
+#[tokio::test]
 async fn a_connection_that_is_let_go_ends_with_what_is_under_way_on_it() {
     let mut server = RawServer::start(8 << 20).await;
     let opened = soon(Net::grpc().transport().connect(Arc::clone(&server.address))).await.expect("it listens");
