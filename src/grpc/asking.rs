@@ -52,7 +52,7 @@ const LOOK_THROUGH_EVERY: Duration = Duration::from_millis(100);
 /// The same while there are none.
 const LOOK_IN_EVERY: Duration = Duration::from_secs(1);
 
-/// A connection with an exchange on it. Dropping it closes it, once what is under way on it has ended.
+/// A connection with an exchange on it. Dropping it closes it, once nobody waits for anything on it.
 pub(super) struct Exchange {
     line: Arc<Line>,
     /// For what does not belong on the exchange: single requests for keys, and those of no node.
@@ -64,7 +64,7 @@ pub(super) struct Exchange {
 pub(super) struct Line {
     state: Mutex<State>,
     signs: Signs,
-    /// Tells the driver that the connection is not held any more and nothing is under way.
+    /// Tells the driver that the connection is not held any more and nobody waits for anything on it.
     done: Notify,
 }
 
@@ -214,6 +214,12 @@ impl State {
         Some(frame)
     }
 
+    /// Whether nobody holds the connection, and nobody waits for anything on it. What was given up need not be waited
+    /// for: its id is not used again in either case.
+    fn is_done(&self) -> bool {
+        self.let_go && self.under_way.iter().all(|(_, waiting)| matches!(waiting, UnderWay::GivenUp))
+    }
+
     fn end(&mut self, id: u64) -> Option<UnderWay> {
         usize::try_from(id).ok().and_then(|id| self.under_way.try_remove(id))
     }
@@ -288,7 +294,7 @@ impl Line {
 
     /// Tells the driver, if there is nothing more for it to do.
     fn end_if_done(&self, state: &State) {
-        if state.let_go && state.under_way.is_empty() {
+        if state.is_done() {
             self.done.notify_one();
         }
     }
@@ -325,7 +331,7 @@ impl Line {
                 state.batch.push_urgent(AskItem::Credit(credit), ITEM_BYTES);
             }
             let body = if state.batch.is_ready() { state.body.take() } else { None };
-            (body, state.let_go && state.under_way.is_empty(), kept_to)
+            (body, state.is_done(), kept_to)
         };
         wake(body);
         // Whatever is wrong with the frame: what it ended has ended, and is told.

@@ -117,6 +117,32 @@ async fn a_connection_that_is_let_go_ends_with_what_is_under_way_on_it() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_let_go_does_not_wait_for_answers_to_what_was_given_up() {
+    let mut server = RawServer::start(8 << 20).await;
+    for is_let_go_first in [true, false] {
+        let opened = soon(Net::grpc().transport().connect(Arc::clone(&server.address))).await.expect("it listens");
+        let (connection, driver) = (opened.connection, tokio::spawn(opened.driver));
+        let mut exchange = server.exchange().await;
+        let (asked, call) = (ask(&connection, numbered(0..2)), connection.call(remove(Scope::Group)));
+        exchange.questions(2).await;
+        if is_let_go_first {
+            drop(connection);
+            drop(call);
+            assert!(!driver.is_finished(), "there are those who wait");
+            asked.give_up();
+            assert_eq!(asked.errors().await.len(), 2);
+        } else {
+            asked.give_up();
+            assert_eq!(asked.errors().await.len(), 2);
+            drop(connection);
+            drop(call);
+        }
+        soon(driver).await.expect("it ends");
+        while exchange.next().await.is_some() {}
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_goes_away_sends_large_values_to_their_end() {
     let (begun, mut begins) = mpsc::unbounded_channel();
     let released = CancellationToken::new();
