@@ -7,10 +7,12 @@
 //!
 //! - every question and every call gets one response, also one that makes no sense, and one that is given up;
 //! - what waits for a load holds up nothing else;
-//! - memory is bounded whatever is asked: questions wait unread while answers wait unsent, and so many may wait for
-//!   loads.
+//! - memory is bounded whatever is asked: questions wait unread while answers wait unsent, so many may wait for loads,
+//!   and so many bytes of them behind large values (`answering/backlog.rs`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod backlog;
+
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,13 +26,14 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::codec::Streaming;
 
+use self::backlog::{Backlog, Section};
 use super::status_of;
 use crate::batch::{Assembly, BadSlice, Batch, FRAME_BYTES, FRAME_MESSAGES, Part, SLICE_BYTES};
 use crate::clock;
 use crate::coherence::Presence;
 use crate::error::Error;
 use crate::key::Key;
-use crate::message::{Answer, GetTerms, Outcome, Refusal, RefusalKind, Reply, Request, Sender};
+use crate::message::{Answer, Outcome, Refusal, RefusalKind, Reply, Request, Sender};
 use crate::spin::Spin;
 use crate::transport::{Handler, Room, Served, Wanted};
 use crate::wire::frames::{AnswerItem, AskFrame, Gets, ITEM_BYTES, Question, Response, call_in};
@@ -38,10 +41,6 @@ use crate::wire::{check_size, proto};
 
 /// So many questions and calls of one stream may wait; a question beyond that is answered with `Busy`.
 const MOST_WAITING: usize = 16_384;
-
-/// So many questions of one stream may wait to be looked at, because large values before them wait to be sent; more
-/// than a peer of ours has under way.
-const MOST_IN_BACKLOG: usize = 1 << 16;
 
 /// Fewer answers than this are not worth a frame of their own, while there are more.
 const FEW: usize = 8;
@@ -65,7 +64,7 @@ pub(super) struct Answers {
     /// That the sender is there: for as long as this stream is.
     presence: Option<Presence>,
     /// Questions that have been read and not been looked at.
-    backlog: VecDeque<Section>,
+    backlog: Backlog,
     waiting: FuturesUnordered<Abortable<BoxFuture<'static, Response>>>,
     calls: FuturesUnordered<BoxFuture<'static, Response>>,
     /// Of the questions that wait, how to give each up.
@@ -82,29 +81,6 @@ pub(super) struct Answers {
     inserts: Assembly<Result<proto::Call, Refusal>>,
     is_stopping: bool,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-/// Questions that have their terms in common.
-struct Section {
-    terms: GetTerms,
-    ids: Vec<u64>,
-    wanted: Vec<Wanted>,
-    looked_at: usize,
-}
-
-impl Section {
-    fn left(&self) -> usize {
-        self.wanted.len() - self.looked_at
-    }
-
-    /// Takes out what is not wanted any more, and gives the ids of that.
-    fn give_up(&mut self, unwanted: &HashSet<u64>) -> Vec<u64> {
-        let asked = mem::take(&mut self.ids).into_iter().zip(mem::take(&mut self.wanted));
-        let left = asked.skip(mem::take(&mut self.looked_at));
-        let (given_up, left): (Vec<_>, Vec<_>) = left.partition(|(id, _)| unwanted.contains(id));
-        (self.ids, self.wanted) = left.into_iter().unzip();
-        given_up.into_iter().map(|(id, _)| id).collect()
-    }
 }
 
 impl Answers {
@@ -126,7 +102,7 @@ impl Answers {
             limit,
             sender: None,
             presence: None,
-            backlog: VecDeque::new(),
+            backlog: Backlog::default(),
             waiting: FuturesUnordered::new(),
             calls: FuturesUnordered::new(),
             aborts: HashMap::new(),
@@ -211,7 +187,6 @@ impl Answers {
         let (mut ids, mut wanted) =
             (Vec::with_capacity(gets.questions.len()), Vec::with_capacity(gets.questions.len()));
         let refusal = gets.terms.as_ref().err().cloned();
-        let room = MOST_IN_BACKLOG.saturating_sub(self.backlog.iter().map(Section::left).sum());
         for question in gets.questions {
             let len = question.key.len();
             if let Some(refusal) = &refusal {
@@ -219,20 +194,25 @@ impl Answers {
             } else if len > Key::MAX_LEN {
                 let message = format!("the key of {len} bytes is longer than the limit of {} bytes", Key::MAX_LEN);
                 self.respond(question.id, Err(Refusal::new(RefusalKind::Invalid, message)));
-            } else if ids.len() >= room {
-                self.respond(question.id, Ok(failed(Error::Busy)));
             } else {
                 ids.push(question.id);
                 let Question { key, time_limit, max_age, after, .. } = question;
                 wanted.push(Wanted { key, time_limit, max_age, after });
             }
         }
-        // What asks nothing is not bounded by what the backlog may hold.
-        if let Ok(terms) = gets.terms
-            && !wanted.is_empty()
-        {
-            self.backlog.push_back(Section { terms, ids, wanted, looked_at: 0 });
+        if let Ok(terms) = gets.terms {
+            self.backlog.push(Section::new(terms, ids, wanted));
         }
+    }
+
+    /// What is on the backlog stays there for now: more is read meanwhile. Says whether there was no room for some.
+    fn keep_backlog(&mut self) -> bool {
+        let beyond = self.backlog.keep();
+        let any = !beyond.is_empty();
+        for id in beyond {
+            self.respond(id, Ok(failed(Error::Busy)));
+        }
+        any
     }
 
     /// Looks at questions, as many as there is room for their answers.
@@ -242,8 +222,8 @@ impl Answers {
             answers: self.enough.saturating_sub(self.batch.usual_len()),
         };
         let (handler, sender) = (Arc::clone(&self.handler), self.sender.clone());
-        let (ids, wanted) = (&section.ids[section.looked_at..], &section.wanted[section.looked_at..]);
-        section.looked_at += handler.serve(sender.as_ref(), &section.terms, wanted, room, &mut |at, served| {
+        let (terms, ids, wanted) = section.rest();
+        let looked_at = handler.serve(sender.as_ref(), terms, wanted, room, &mut |at, served| {
             let id = ids[at];
             match served {
                 Served::Now(answer) => self.respond(id, answer.map(Reply::Get)),
@@ -255,6 +235,7 @@ impl Answers {
                 }
             }
         });
+        section.looked_at(looked_at);
     }
 
     fn wait(&mut self, response: impl Future<Output = Response> + Send + 'static) -> AbortHandle {
@@ -279,9 +260,7 @@ impl Answers {
             }
         }
         if !others.is_empty() {
-            let given_up: Vec<_> = self.backlog.iter_mut().flat_map(|section| section.give_up(&others)).collect();
-            self.backlog.retain(|section| section.left() > 0);
-            for id in given_up {
+            for id in self.backlog.give_up(&others) {
                 self.respond_given_up(id);
             }
         }
@@ -343,12 +322,13 @@ impl Answers {
                 return Ok(());
             }
             if self.has_room()
-                && let Some(mut section) = self.backlog.pop_front()
+                && let Some(mut section) = self.backlog.take()
             {
                 self.look_at(&mut section);
-                if section.left() > 0 {
-                    self.backlog.push_front(section);
-                }
+                self.backlog.put_back(section);
+                continue;
+            }
+            if self.keep_backlog() {
                 continue;
             }
             if !self.is_open {
@@ -452,7 +432,7 @@ mod tests {
 
     use super::super::codec;
     use super::*;
-    use crate::message::After;
+    use crate::message::{After, GetTerms};
 
     /// Has every key at once, and counts those that it was asked for.
     #[derive(Default)]
@@ -549,9 +529,9 @@ mod tests {
         assert!(answers.backlog.is_empty(), "nothing of that waits for anything");
         let some = || vec![gets(&[(1, 1), (2, 1), (3, too_long)]), gets(&[(4, 1)])];
         take(&mut answers, AskFrame { gets: some(), ..AskFrame::default() });
-        assert_eq!(answers.backlog.iter().map(Section::left).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(answers.backlog.lens(), [2, 1]);
         let given_up = AskFrame { cancelled: vec![1, 4], ..AskFrame::default() };
         take(&mut answers, given_up);
-        assert_eq!(answers.backlog.iter().map(Section::left).collect::<Vec<_>>(), [1]);
+        assert_eq!(answers.backlog.lens(), [1]);
     }
 }

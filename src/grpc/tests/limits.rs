@@ -18,7 +18,7 @@ use crate::key::Key;
 use crate::message::{After, Answer, Incarnation, Refusal, RefusalKind, Reply, Scope};
 use crate::removals::{Origin, Span};
 use crate::transport::{CallError, Connection, Handler};
-use crate::wire::proto::AnswerFrame;
+use crate::wire::proto::{self, AnswerFrame, AskFrame};
 
 /// So little that whoever does not read is soon felt.
 const SMALL_WINDOW: u32 = 64 << 10;
@@ -32,6 +32,12 @@ fn counting(len: usize) -> (Arc<dyn Handler>, Arc<AtomicUsize>) {
         Ok(value_answer(value.clone(), None))
     });
     (handler, asked)
+}
+
+fn is_busy(response: &proto::Response) -> bool {
+    matches!(&response.response, Some(proto::response::Response::Answer(answer))
+        if matches!(&answer.outcome, Some(proto::answer::Outcome::Failure(failure))
+            if failure.kind() == proto::FailureKind::Busy))
 }
 
 async fn connected(server: &RawServer) -> Arc<dyn Connection> {
@@ -169,6 +175,35 @@ async fn large_values_for_a_peer_that_does_not_read_are_bounded_in_number() {
     client.send(questions((0..1000).map(|id| question(id, b"1")).collect()));
     let looked_at = settled(&node, &asked).await;
     assert!(looked_at <= 128, "{looked_at} large values for a peer that reads none");
+}
+
+#[tokio::test]
+async fn questions_that_wait_behind_large_values_are_bounded_in_bytes() {
+    const LARGE: u64 = 200;
+    const BEHIND: u64 = 640;
+    /// In 16 MiB there is room for 255 keys of 64 KiB.
+    const BUSY: usize = 640 - 255;
+    let value = |key: &Key| pattern(if key.len() == 1 { 100_000 } else { 1 });
+    let node = Net::grpc().serve(answering_now(move |key| Ok(value_answer(value(key), None)))).await;
+    let mut client = RawClient::connect(&node.own_address(), 8 << 20).await;
+    // There is no credit for these, and they are more than are looked for at a time.
+    client.send(questions((0..LARGE).map(|id| question(id, b"l")).collect()));
+    let key = vec![b'k'; Key::MAX_LEN];
+    for first in (LARGE..LARGE + BEHIND).step_by(64) {
+        client.send(questions((first..first + 64).map(|id| question(id, &key)).collect()));
+    }
+    let (mut answered, mut busy, mut slices) = (0, 0, 0);
+    while answered < LARGE + BEHIND {
+        let frame = client.next().await.expect("the stream goes on").expect("the stream goes on");
+        answered += frame.responses.len() as u64;
+        busy += frame.responses.iter().filter(|response| is_busy(response)).count();
+        slices += frame.slices.iter().map(|slice| slice.bytes.len() as u64).sum::<u64>();
+        // All that there is no room for is known by then.
+        if busy >= BUSY {
+            client.send(AskFrame { credit: std::mem::take(&mut slices), ..AskFrame::default() });
+        }
+    }
+    assert_eq!(busy, BUSY);
 }
 
 #[tokio::test]
