@@ -11,8 +11,9 @@
 //!   and so many bytes of them behind large values (`answering/backlog.rs`).
 
 mod backlog;
+mod waits;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,13 +21,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{AbortHandle, Abortable, BoxFuture};
+use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::codec::Streaming;
 
 use self::backlog::{Backlog, Section};
+use self::waits::Waits;
 use super::status_of;
 use crate::batch::{Assembly, BadSlice, Batch, FRAME_BYTES, FRAME_MESSAGES, Part, SLICE_BYTES};
 use crate::clock;
@@ -65,10 +67,8 @@ pub(super) struct Answers {
     presence: Option<Presence>,
     /// Questions that have been read and not been looked at.
     backlog: Backlog,
-    waiting: FuturesUnordered<Abortable<BoxFuture<'static, Response>>>,
+    waiting: Waits,
     calls: FuturesUnordered<BoxFuture<'static, Response>>,
-    /// Of the questions that wait, how to give each up.
-    aborts: HashMap<u64, AbortHandle>,
     batch: Batch<AnswerItem>,
     /// So many answers are a frame's worth, even if it has room for more: so that the other side has work while this one
     /// goes on.
@@ -103,9 +103,8 @@ impl Answers {
             sender: None,
             presence: None,
             backlog: Backlog::default(),
-            waiting: FuturesUnordered::new(),
+            waiting: Waits::default(),
             calls: FuturesUnordered::new(),
-            aborts: HashMap::new(),
             batch: Batch::default(),
             // Until the other side says what is under way.
             enough: usize::MAX,
@@ -228,20 +227,10 @@ impl Answers {
             match served {
                 Served::Now(answer) => self.respond(id, answer.map(Reply::Get)),
                 Served::Later(_) if self.waiting.len() >= MOST_WAITING => self.respond(id, Ok(failed(Error::Busy))),
-                Served::Later(answer) => {
-                    let response = answer.map(move |answer| Response { id, reply: answer.map(Reply::Get), sliced: 0 });
-                    let abort = self.wait(response);
-                    self.aborts.insert(id, abort);
-                }
+                Served::Later(answer) => self.waiting.add(id, answer),
             }
         });
         section.looked_at(looked_at);
-    }
-
-    fn wait(&mut self, response: impl Future<Output = Response> + Send + 'static) -> AbortHandle {
-        let (abort, registration) = AbortHandle::new_pair();
-        self.waiting.push(Abortable::new(response.boxed(), registration));
-        abort
     }
 
     /// Nobody wants these any more. What has been answered by now, or is on its way, has its response.
@@ -250,10 +239,7 @@ impl Answers {
         for id in cancelled {
             if self.inserts.forget(id) {
                 self.respond(id, Err(Refusal::new(RefusalKind::Invalid, "the request was given up")));
-            } else if let Some(abort) = self.aborts.remove(&id) {
-                abort.abort();
-                self.respond_given_up(id);
-            } else if self.batch.give_up(id).is_some() {
+            } else if self.waiting.give_up(id) || self.batch.give_up(id).is_some() {
                 self.respond_given_up(id);
             } else {
                 others.insert(id);
@@ -311,12 +297,8 @@ impl Answers {
                 self.send(response);
             }
             while self.has_room() && !self.waiting.is_empty() {
-                let Poll::Ready(Some(response)) = Pin::new(&mut self.waiting).poll_next(cx) else { break };
-                // What was given up has been responded to.
-                if let Ok(response) = response {
-                    self.aborts.remove(&response.id);
-                    self.send(response);
-                }
+                let Some(response) = self.waiting.next(cx) else { break };
+                self.send(response);
             }
             if self.has_frame() {
                 return Ok(());

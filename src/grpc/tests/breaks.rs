@@ -12,11 +12,11 @@ use super::askers::{ask, numbered, value_of};
 use super::handlers::{answering, answering_now};
 use super::messages::{assert_unreachable, get, insert, pattern, remove, usize_of, value_answer};
 use super::net::{Net, Running, driven, soon};
-use super::raw::{RawServer, slices, value_response};
+use super::raw::{RawClient, RawServer, question, questions, slices, value_response};
 use crate::key::Key;
 use crate::message::Scope;
 use crate::transport::CallError;
-use crate::wire::proto::{self, AnswerFrame};
+use crate::wire::proto::{self, AnswerFrame, AskFrame};
 
 #[tokio::test]
 async fn a_stream_that_breaks_leaves_everything_on_it_with_one_outcome() {
@@ -251,6 +251,40 @@ async fn a_question_that_was_given_up_before_it_was_sent_is_not_asked() {
         keys.extend(frame.gets.into_iter().flat_map(|gets| gets.questions).map(|question| question.key));
     }
     assert!(!keys.iter().any(|key| *key == "given up"), "nobody wants an answer to it");
+}
+
+#[tokio::test]
+async fn a_load_is_let_go_when_it_is_given_up_though_large_values_wait_to_be_sent() {
+    let (tell, mut asked) = mpsc::unbounded_channel();
+    let let_go = CancellationToken::new();
+    let held = let_go.clone();
+    let net = Net::grpc();
+    let node = net.serve(answering(move |get| {
+        tell.send(get.key.clone()).expect("the test waits for it");
+        let guard = (get.key == Key::new("slow")).then(|| held.clone().drop_guard());
+        async move {
+            if guard.is_some() {
+                std::future::pending::<()>().await;
+            }
+            Ok(value_answer(pattern(1 << 20), None))
+        }
+        .boxed()
+    }));
+    let mut client = RawClient::connect(&node.await.own_address(), 8 << 20).await;
+    client
+        .send(questions((0..200).map(|id| question(id, if id == 0 { b"slow" as &[u8] } else { b"large" })).collect()));
+    // There is no credit for the large ones: once so many wait to be sent, no more answers are looked for.
+    for _ in 0..65 {
+        soon(asked.recv()).await.expect("it is asked");
+    }
+    client.send(AskFrame { cancelled: vec![0], ..AskFrame::default() });
+    soon(let_go.cancelled()).await;
+    let mut responses = Vec::new();
+    while !responses.contains(&0) {
+        let frame = client.next().await.expect("the stream goes on").expect("the stream goes on");
+        responses.extend(frame.responses.iter().map(|response| response.id));
+    }
+    assert!(asked.try_recv().is_err(), "nothing more was looked for");
 }
 
 #[tokio::test]
