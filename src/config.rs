@@ -72,6 +72,12 @@ impl GroupConfig {
         Ok(())
     }
 
+    /// How long a load can take, from when it lines up: its wait there, and a call of the loader, or two if a removal
+    /// overtakes it.
+    pub(crate) fn longest_load(&self) -> Duration {
+        self.load_queue_timeout.saturating_add(self.load_timeout.saturating_mul(2))
+    }
+
     /// A life shortened by up to the jitter, so that what was loaded together does not expire together. `dice` is in
     /// `[0, 1)`. Never lengthened: a limit is a limit.
     pub(crate) fn jittered(&self, life: Duration, dice: f64) -> Duration {

@@ -244,6 +244,66 @@ async fn who_joins_a_fetch_keeps_it_alive_when_the_first_has_left() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_load_keeps_its_place_in_line_when_its_first_has_left_and_another_still_waits() {
+    let source = Source { turns: 1, timeout: SECOND, ..Source::new() };
+    let cluster = in_memory(2, &source).await;
+    let keys = keys_of(&cluster, 1, "slow", 4);
+    let get = |node: usize, key: &str, limit: Duration| {
+        let (group, key) = (cluster.groups[node].clone(), key.to_owned());
+        tokio::spawn(async move { group.get_with(&key, GetOptions::new().timeout(limit)).await.map(drop) })
+    };
+    let in_line = |count| {
+        let owner = &cluster.groups[1];
+        until("they are in line", move || owner.stats().loads_queued == count)
+    };
+    let runs = get(1, &keys[0], 60 * SECOND);
+    until("it runs", || source.runs.now() == 1).await;
+    let (first, joiner) = (get(0, &keys[1], SECOND), get(0, &keys[1], 60 * SECOND));
+    in_line(1).await;
+    // Of this one nobody has more time than who asked first.
+    let unwanted = get(0, &keys[2], 2 * SECOND);
+    in_line(2).await;
+    let last = get(1, &keys[3], 60 * SECOND);
+    in_line(3).await;
+    for left in [first, unwanted] {
+        assert!(matches!(left.await.unwrap(), Err(Error::Timeout { .. })));
+    }
+    in_line(2).await;
+    source.gate.open();
+    for got in [runs, joiner, last] {
+        got.await.unwrap().unwrap();
+    }
+    let order = [0, 1, 3].map(|number| Key::new(&keys[number]));
+    assert_eq!(source.runs.order(), order, "who came first is loaded first, and nobody for nobody");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_that_a_node_asked_for_which_is_gone_is_not_begun() {
+    let source = Source { turns: 1, ..Source::new() };
+    let mut cluster = Real::start(2, &source).await;
+    let keys = cluster.keys_of(1, "slow", 3);
+    let runs = tokio::spawn({
+        let (group, key) = (cluster.groups[1].clone(), keys[0].clone());
+        async move { group.get(&key).await }
+    });
+    until("it runs", || source.runs.now() == 1).await;
+    let node = cluster.nodes.remove(0);
+    let asked = tokio::spawn({
+        let (group, keys) = (cluster.groups.remove(0), keys[1..].to_vec());
+        async move { group.get_many(&keys).await }
+    });
+    until("they are in line", || cluster.groups[0].stats().loads_queued == 2).await;
+    assert_eq!(node.shutdown(Duration::ZERO).await.fetches_cut, 1);
+    assert!(asked.await.unwrap().iter().all(|got| matches!(got, Err(Error::Closed))));
+    until("they have left the line", || cluster.groups[0].stats().loads_queued == 0).await;
+    source.gate.open();
+    runs.await.unwrap().unwrap();
+    assert_eq!(source.runs.total(), 1);
+    cluster.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn thousands_of_gets_that_are_dropped_leave_nothing_behind() {
     let source = Source { turns: 10_000, ..Source::new() };
     let cluster = in_memory(2, &source).await;

@@ -49,7 +49,7 @@ const DECODED_ASIDE: usize = 64 << 10;
 /// What a fetch is told by who starts it.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
-    /// When the fetch ends at the latest, from its start.
+    /// How long each peer that is asked has at most.
     pub(super) limit: Duration,
     /// The load from inside of which the fetch was asked for.
     pub(super) outer: Option<Arc<Inside>>,
@@ -238,18 +238,6 @@ impl<V: Value> Inner<V> {
         terms: Terms,
         now: Moment,
     ) {
-        self.embark(view, (node, role), leads, terms, now, now);
-    }
-
-    fn embark(
-        self: &Arc<Self>,
-        view: &Arc<View>,
-        (node, role): (usize, Role),
-        leads: impl ExactSizeIterator<Item = Lead<V>>,
-        terms: Terms,
-        started: Moment,
-        sent: Moment,
-    ) {
         let Some(peer) = view.peer(node) else {
             // A route never leads to this node itself; if one did, this would be what to do.
             return self.load_instead_aside(leads.collect(), terms);
@@ -266,7 +254,7 @@ impl<V: Value> Inner<V> {
         } else {
             Span::none()
         };
-        let (until, Terms { outer, demand, .. }) = (started + terms.limit, terms);
+        let (until, Terms { outer, demand, .. }) = (now + terms.limit, terms);
         let is_plain = leads.len() == 1 && outer.is_none() && demand == Demand::NONE && span.is_disabled();
         let may_be_asked = peer.has_an_outcome();
         let extras = (!is_plain || !may_be_asked).then(|| {
@@ -274,7 +262,7 @@ impl<V: Value> Inner<V> {
             Arc::new(Extras { _work: UnderWay::new(self, true), outer, demand, span, unserved })
         });
         let node = u32::try_from(node).unwrap_or(u32::MAX);
-        let mut trip = Trip { view: Arc::clone(view), node, role, started, until, sent, extras };
+        let mut trip = Trip { view: Arc::clone(view), node, role, started: now, until, sent: now, extras };
         if role == Role::StandIn {
             self.fetches.stood_in.add(leads.len() as u64);
         }
@@ -358,7 +346,7 @@ impl<V: Value> Inner<V> {
             }
         }
         for (node, leads) in there {
-            self.embark(&trip.view, (node, Role::StandIn), leads.into_iter(), trip.terms(), trip.started, self.now());
+            self.start_fetch(&trip.view, (node, Role::StandIn), leads.into_iter(), trip.terms(), self.now());
         }
         if !here.is_empty() {
             self.load_instead_aside(here, trip.terms());

@@ -351,9 +351,12 @@ impl<V: Value> Inner<V> {
         }
     }
 
-    /// Others may join the flight who wait for longer than this caller: it takes the longer of the two limits.
+    /// Others may join the fetch who wait for longer than this caller, and a load that left its line for the caller's
+    /// limit would lose its place. So the limit is no caller's, but longer than the owner can take: for one load, and for
+    /// another if that had begun too early. A fetch that nobody waits for is given up before.
     pub(super) fn terms(&self, limit: Duration, inside: Option<Arc<Inside>>, demand: Demand) -> Terms {
-        Terms { limit: limit.max(self.config.timeout), outer: inside, demand }
+        let longest = self.config.longest_load().saturating_mul(2);
+        Terms { limit: limit.max(self.config.timeout).max(longest), outer: inside, demand }
     }
 
     /// A value past its soft limit, where nothing can be started behind it.
