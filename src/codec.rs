@@ -2,7 +2,8 @@
 //!
 //! A group caches values; bytes appear only on the wire. [`Raw`] carries `Bytes`, `Vec<u8>` and `String` and is what a
 //! group has unless told otherwise. [`Postcard`] and [`Json`] carry any serde type (features of the same names),
-//! [`Prost`] any protobuf message, [`Shared`] an `Arc<T>` of anything that another codec carries.
+//! [`Prost`] any protobuf message, [`Shared`] an `Arc<T>` of anything that another codec carries. [`Weighed`] is for
+//! values that take more memory than their encoding tells.
 
 use std::mem::size_of;
 use std::sync::Arc;
@@ -60,7 +61,8 @@ pub trait Codec<V>: Send + Sync + 'static {
     }
 
     /// What the value costs in memory, in bytes, for the group's budget: unless the codec knows better, its encoded
-    /// length plus the size of `V`.
+    /// length plus the size of `V`. The group knows nothing else of it: where a value takes more than this says, so
+    /// does the group's cache. [`Weighed`] has a function say it.
     fn weight(&self, _value: &V, encoded_len: usize) -> usize {
         encoded_len.saturating_add(size_of::<V>())
     }
@@ -138,7 +140,9 @@ impl Codec<String> for Raw {
     }
 }
 
-/// Carries any serde type in [Postcard](https://docs.rs/postcard), a compact binary form without field names.
+/// Carries any serde type in [Postcard](https://docs.rs/postcard), a compact binary form without field names. What a
+/// value costs is taken to be its encoded length plus the size of `V`; small numbers and maps take more than that in
+/// memory, and want to be [`Weighed`].
 #[cfg(feature = "postcard")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Postcard;
@@ -156,7 +160,8 @@ impl<V: serde::Serialize + serde::de::DeserializeOwned> Codec<V> for Postcard {
     }
 }
 
-/// Carries any serde type as JSON, which a person and other languages can read.
+/// Carries any serde type as JSON, which a person and other languages can read. What a value costs is taken to be its
+/// encoded length plus the size of `V`, unless it is [`Weighed`].
 #[cfg(feature = "json")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json;
@@ -172,7 +177,8 @@ impl<V: serde::Serialize + serde::de::DeserializeOwned> Codec<V> for Json {
     }
 }
 
-/// Carries any protobuf message that [prost](https://docs.rs/prost) generated.
+/// Carries any protobuf message that [prost](https://docs.rs/prost) generated. What a value costs is taken to be its
+/// encoded length plus the size of `V`, unless it is [`Weighed`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Prost;
 
@@ -233,6 +239,49 @@ impl<T: Send + Sync + 'static, C: Codec<T>> Codec<Arc<T>> for Shared<C> {
     }
 }
 
+/// Carries what the codec inside carries, and weighs it by a function: how many bytes a value keeps on the heap, beside
+/// the size of `V` itself. For types that take more memory than their encoding tells, so that the group's capacity
+/// holds for them too.
+///
+/// ```
+/// # #[cfg(feature = "postcard")]
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use peerage::{Group, Key, Node, Postcard, Weighed};
+///
+/// let node = Node::local();
+/// // Postcard has a byte for a small number, a `Vec` has eight.
+/// let scores: Group<Vec<u64>> = node
+///     .group("scores")
+///     .codec(Weighed(Postcard, |scores: &Vec<u64>| scores.capacity() * size_of::<u64>()))
+///     .loader(|_: Key| async { Ok::<_, std::io::Error>(vec![0; 1000]) })
+///     .build()?;
+/// # drop(scores); Ok(()) }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Weighed<C, F>(pub C, pub F);
+
+impl<V, C: Codec<V>, F: Fn(&V) -> usize + Send + Sync + 'static> Codec<V> for Weighed<C, F> {
+    fn encode(&self, value: &V) -> Result<Bytes, CodecError> {
+        self.0.encode(value)
+    }
+
+    fn decode(&self, bytes: Bytes) -> Result<V, CodecError> {
+        self.0.decode(bytes)
+    }
+
+    fn encoded_len(&self, value: &V) -> Result<usize, CodecError> {
+        self.0.encoded_len(value)
+    }
+
+    fn weight(&self, value: &V, _encoded_len: usize) -> usize {
+        (self.1)(value).saturating_add(size_of::<V>())
+    }
+
+    fn keeps_encoded(&self) -> bool {
+        self.0.keeps_encoded()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,5 +331,16 @@ mod tests {
         let value = String::from("1234");
         assert_eq!(Raw.weight(&value, 4), value.capacity() + size_of::<String>());
         assert!(Shared(Raw).weight(&Arc::new(value), 4) > 4 + size_of::<String>());
+    }
+
+    #[test]
+    fn a_value_that_is_weighed_crosses_as_it_would_and_weighs_what_the_function_says() {
+        let codec = Weighed(Raw, |_: &String| 1000);
+        let value = String::from("1234");
+        round_trip(&codec, &value);
+        assert_eq!(codec.weight(&value, 4), 1000 + size_of::<String>());
+        assert!(Codec::<String>::keeps_encoded(&codec));
+        assert!(!Codec::<Bytes>::keeps_encoded(&Weighed(Raw, Bytes::len)));
+        assert_eq!(Weighed(Raw, |_: &String| usize::MAX).weight(&value, 4), usize::MAX);
     }
 }

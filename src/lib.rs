@@ -53,7 +53,8 @@
 //!   together, and no get pays for it again.
 //! - **Errors are answers.** What a loader fails with reaches every caller, on every node, with its kind; nobody runs
 //!   it again elsewhere.
-//! - **Never more bytes than given.** A group's capacity counts keys, values and bookkeeping, and is never exceeded.
+//! - **Never more bytes than given.** A group's capacity counts keys, values (as their [`Codec`] weighs them) and
+//!   bookkeeping, and is never exceeded.
 //! - **Removals are kept promises.** When every node is done by a [`Receipt`], no get that starts later, on any node,
 //!   returns a value whose load began before the removal was called. A node that is not done yet is named, and the
 //!   receipt [settles](Receipt::settled) when it is. A [`Token`] lets a single get ask for nothing older at once, on
@@ -128,7 +129,7 @@ mod wire;
 pub use codec::Json;
 #[cfg(feature = "postcard")]
 pub use codec::Postcard;
-pub use codec::{Codec, Prost, Raw, Shared};
+pub use codec::{Codec, Prost, Raw, Shared, Weighed};
 pub use entry::{Entry, Source, Value};
 pub use error::{BoxError, CodecError, ConfigError, Error, LoadError, StartError};
 pub use group::{GetOptions, Group, GroupBuilder, InBatches, LoadsInto, OneByOne, WeakGroup};

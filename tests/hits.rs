@@ -295,6 +295,28 @@ async fn a_life_ends_when_it_should_where_the_rough_clock_is_read() {
     }
 }
 
+#[cfg(feature = "postcard")]
+#[test]
+fn values_that_are_weighed_stay_within_the_capacity_however_short_their_encoding_is() {
+    use peerage::{Postcard, Weighed};
+
+    const CAPACITY: usize = 4 << 20;
+    let (runtime, node) = (runtime(), Node::local());
+    let codec = Weighed(Postcard, |numbers: &Vec<u64>| numbers.capacity() * size_of::<u64>());
+    let loader = async |_: Key| Ok::<_, BoxError>(vec![0_u64; 1000]);
+    let group: Group<Vec<u64>> = node.group("g").capacity(CAPACITY).codec(codec).loader(loader).build().unwrap();
+    runtime.block_on(async { group.get("first").await.unwrap() });
+    let held = measure(|| {
+        runtime.block_on(async {
+            for number in 0..2000 {
+                group.get(&format!("{number:016}")).await.unwrap();
+            }
+        });
+    });
+    let (cache, held) = (group.stats().cache, usize::try_from(held.bytes_current).unwrap());
+    assert!(cache.evictions > 0 && held <= CAPACITY * 11 / 10, "{held} bytes are held: {cache:?}");
+}
+
 /// Where a clone waits while it is shut: that is under the lock of the clone's key.
 struct Gate {
     is_shut: Mutex<bool>,

@@ -134,6 +134,10 @@ impl<C, L> GroupBuilder<C, L> {
     /// least 4 KiB. It is never exceeded, and split over shards: an entry larger than a shard
     /// ([`CacheUsage::max_entry_bytes`](crate::CacheUsage::max_entry_bytes): a quarter of the capacity or at least 4
     /// MiB) is handed out but not kept.
+    ///
+    /// **A value counts for what its codec says** ([`Codec::weight`]). Of `Bytes`, `Vec<u8>` and `String` that is what
+    /// they take. Of other types it is the encoded length plus the size of `V`, unless told otherwise: where they take
+    /// more in memory, as maps and small numbers do, so does the cache. [`Weighed`](crate::Weighed) puts that right.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.config.capacity = bytes;
         self
