@@ -78,6 +78,10 @@ pub trait Codec<V>: Send + Sync + 'static {
 const SHARED_BYTES: usize = 3 * size_of::<usize>();
 
 /// Carries `Bytes`, `Vec<u8>` and `String` as they are. The default.
+///
+/// A `Bytes` weighs as much as its length says. One that is a slice keeps the whole buffer that it is a part of, for as
+/// long as it is cached, and does not tell how large that is: so load and insert a copy ([`Bytes::copy_from_slice`]) of
+/// what is a small part of something large. What comes from peers is copied already.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Raw;
 

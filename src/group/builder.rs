@@ -138,6 +138,9 @@ impl<C, L> GroupBuilder<C, L> {
     /// **A value counts for what its codec says** ([`Codec::weight`]). Of `Bytes`, `Vec<u8>` and `String` that is what
     /// they take. Of other types it is the encoded length plus the size of `V`, unless told otherwise: where they take
     /// more in memory, as maps and small numbers do, so does the cache. [`Weighed`](crate::Weighed) puts that right.
+    ///
+    /// A `Bytes` that is a slice counts for its own length, and keeps all that it is a part of: hand out a copy of what
+    /// is a small part of something large, by `Bytes::copy_from_slice`.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.config.capacity = bytes;
         self
