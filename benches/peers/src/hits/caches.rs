@@ -22,6 +22,9 @@ pub type CacheKey = [u8; 16];
 
 type BoxedKey = Box<[u8]>;
 
+/// The hash that peerage and `quick_cache` have by themselves, for those that would take a slower one.
+type Hash = foldhash::quality::RandomState;
+
 const THERE: &str = "all that is asked for is there";
 
 /// By name, ours first.
@@ -218,7 +221,7 @@ fn peerage(name: &'static str, entries: u32, life: Option<Duration>, runtime: &H
 
 /// The floor: a plain map behind one lock.
 fn hash_map() -> Box<dyn Cache> {
-    type Map = RwLock<HashMap<BoxedKey, Bytes>>;
+    type Map = RwLock<HashMap<BoxedKey, Bytes, Hash>>;
     Box::new(Plain {
         name: "HashMap",
         cache: Map::default(),
@@ -239,7 +242,7 @@ fn quick_cache(room: usize) -> Box<dyn Cache> {
     })
 }
 
-/// The crate lru behind 64 mutexes.
+/// The crate lru behind 64 mutexes. A key is hashed twice: for its shard, and in there.
 fn lru(room: usize) -> Result<Box<dyn Cache>> {
     const SHARDS: usize = 64;
     type Shard = Mutex<lru::LruCache<BoxedKey, Bytes>>;
@@ -267,11 +270,12 @@ fn lru(room: usize) -> Result<Box<dyn Cache>> {
 
 /// foyer's cache in memory, S3-FIFO.
 fn foyer(room: usize) -> Box<dyn Cache> {
-    type Foyer = foyer_memory::Cache<BoxedKey, Bytes>;
+    type Foyer = foyer_memory::Cache<BoxedKey, Bytes, Hash>;
     let config = foyer_memory::S3FifoConfig::default();
+    let builder = foyer_memory::CacheBuilder::new(room).with_hash_builder(Hash::default());
     Box::new(Plain {
         name: "foyer",
-        cache: foyer_memory::CacheBuilder::new(room).with_eviction_config(config).build(),
+        cache: builder.with_eviction_config(config).build(),
         put: |cache: &Foyer, key, value| drop(cache.insert(key, value)),
         get: |cache: &Foyer, key: &[u8]| cache.get(key).map(|entry| entry.value().clone()),
         says: |cache: &Foyer| cache.entries() as u64,
@@ -279,10 +283,11 @@ fn foyer(room: usize) -> Box<dyn Cache> {
 }
 
 fn moka_sync(room: u64) -> Box<dyn Cache> {
-    type Moka = moka::sync::Cache<BoxedKey, Bytes>;
+    type Moka = moka::sync::Cache<BoxedKey, Bytes, Hash>;
+    let builder = moka::sync::Cache::builder().max_capacity(room);
     Box::new(Plain {
         name: "moka sync",
-        cache: Moka::new(room),
+        cache: builder.build_with_hasher(Hash::default()),
         put: |cache: &Moka, key, value| cache.insert(key, value),
         get: |cache: &Moka, key: &[u8]| cache.get(key),
         says: |cache: &Moka| {
@@ -293,10 +298,11 @@ fn moka_sync(room: u64) -> Box<dyn Cache> {
 }
 
 fn moka_future(room: u64, runtime: &Handle) -> Box<dyn Cache> {
-    type Moka = moka::future::Cache<BoxedKey, Bytes>;
+    type Moka = moka::future::Cache<BoxedKey, Bytes, Hash>;
+    let builder = moka::future::Cache::builder().max_capacity(room);
     Box::new(Awaited {
         name: "moka future",
-        cache: Moka::new(room),
+        cache: builder.build_with_hasher(Hash::default()),
         put: async |cache: &Moka, keys: &[CacheKey]| {
             for key in keys {
                 cache.insert(BoxedKey::from(*key), value()).await;
