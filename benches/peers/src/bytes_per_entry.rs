@@ -1,4 +1,7 @@
 //! What an entry costs: a cache is filled in a process of its own, which counts what it asks the allocator for.
+//!
+//! Every key is read once before that. The first clone of a `Bytes` makes a block of counts, which stays with the value
+//! from then on; who hands out a clone of what is loaded has it at once, and others only when a key is asked for.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -6,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::counting;
-use crate::hits::caches;
+use crate::hits::caches::{self, Turns};
 use crate::options::Options;
 use crate::report::Report;
 use crate::servers;
@@ -66,10 +69,12 @@ pub fn count(args: &[String]) -> Result<()> {
     let [name, entries] = args else { bail!("count needs a cache and a number") };
     let entries = entries.parse()?;
     let runtime = servers::runtime(None)?;
+    let keys: Vec<_> = (0..entries).map(caches::key).collect();
     counting::begin();
     let before = counting::live();
     let cache = caches::open(name, entries, runtime.handle())?;
     cache.fill(entries);
+    cache.ask(Turns::once(&keys));
     let (held, says) = cache.says();
     // groupcache does not tell; it was given more than enough room.
     let held = if held == 0 { f64::from(entries) } else { held as f64 };

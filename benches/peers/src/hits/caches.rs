@@ -54,8 +54,8 @@ pub trait Cache: Send + Sync {
     /// Stores the first so many keys.
     fn fill(&self, entries: u32);
 
-    /// Gets one after the other of these keys, from a place on, until told to stop; how many gets it was.
-    fn ask(&self, requests: &[CacheKey], from: usize, stop: &AtomicBool) -> u64;
+    /// Gets one key after the other, as long as there are turns; how many gets it was.
+    fn ask(&self, turns: Turns<'_>) -> u64;
 
     /// How many entries there are, and their bytes, as the cache itself says.
     fn says(&self) -> (u64, Option<u64>);
@@ -105,8 +105,7 @@ where
         (0..entries).for_each(|number| (self.put)(&self.cache, key(number).into(), value()));
     }
 
-    fn ask(&self, requests: &[CacheKey], from: usize, stop: &AtomicBool) -> u64 {
-        let mut turns = Turns::new(requests, from, stop);
+    fn ask(&self, mut turns: Turns<'_>) -> u64 {
         while let Some(key) = turns.next() {
             black_box((self.get)(&self.cache, key).expect(THERE));
         }
@@ -151,9 +150,8 @@ where
         });
     }
 
-    fn ask(&self, requests: &[CacheKey], from: usize, stop: &AtomicBool) -> u64 {
+    fn ask(&self, mut turns: Turns<'_>) -> u64 {
         self.runtime.block_on(async {
-            let mut turns = Turns::new(requests, from, stop);
             (self.ask)(&self.cache, &mut turns).await;
             turns.gets
         })
@@ -164,22 +162,31 @@ where
     }
 }
 
-/// The requests round and round, with a look at the flag now and then.
-struct Turns<'a> {
+/// The requests round and round, with a look now and then at whether that was enough.
+pub struct Turns<'a> {
     requests: &'a [CacheKey],
     at: usize,
     stop: &'a AtomicBool,
+    most: u64,
+    next_look: u64,
     gets: u64,
 }
 
 impl<'a> Turns<'a> {
-    fn new(requests: &'a [CacheKey], from: usize, stop: &'a AtomicBool) -> Self {
-        Self { requests, at: from, stop, gets: 0 }
+    /// From a place on, until told to stop.
+    pub fn until(stop: &'a AtomicBool, requests: &'a [CacheKey], from: usize) -> Self {
+        Self { requests, at: from, stop, most: u64::MAX, next_look: 0, gets: 0 }
+    }
+
+    /// Each of them once.
+    pub fn once(requests: &'a [CacheKey]) -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self { most: requests.len() as u64, ..Self::until(&NEVER, requests, 0) }
     }
 
     #[inline]
     fn next(&mut self) -> Option<&'a CacheKey> {
-        if self.gets.is_multiple_of(256) && self.stop.load(Ordering::Relaxed) {
+        if self.gets == self.next_look && self.is_over() {
             return None;
         }
         self.gets += 1;
@@ -188,6 +195,12 @@ impl<'a> Turns<'a> {
         }
         self.at += 1;
         Some(black_box(&self.requests[self.at - 1]))
+    }
+
+    #[inline]
+    fn is_over(&mut self) -> bool {
+        self.next_look = self.most.min(self.gets + 256);
+        self.gets == self.most || self.stop.load(Ordering::Relaxed)
     }
 }
 
@@ -357,6 +370,15 @@ fn groupcache(runtime: &Handle) -> Box<dyn Cache> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn once_is_each_of_them_once() {
+        let requests: Vec<_> = (0..1_000).map(key).collect();
+        let mut turns = Turns::once(&requests);
+        let asked: Vec<_> = std::iter::from_fn(|| turns.next().copied()).collect();
+        assert_eq!(asked, requests);
+        assert_eq!(turns.gets, 1_000);
+    }
 
     #[test]
     fn keys_are_sixteen_bytes_of_text() {

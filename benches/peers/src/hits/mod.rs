@@ -18,7 +18,7 @@ use crate::table::Table;
 pub mod caches;
 pub mod zipf;
 
-use caches::{Cache, CacheKey};
+use caches::{Cache, CacheKey, Turns};
 
 const THREADS: [usize; 3] = [1, 2, 8];
 
@@ -75,7 +75,7 @@ fn time(cache: &dyn Cache, requests: &[CacheKey], threads: usize, window: Durati
                 let (stop, ready) = (&stop, &ready);
                 scope.spawn(move || {
                     ready.wait();
-                    cache.ask(requests, requests.len() / threads * thread, stop)
+                    cache.ask(Turns::until(stop, requests, requests.len() / threads * thread))
                 })
             })
             .collect();
