@@ -280,10 +280,12 @@ pub struct CacheUsage {
     pub evictions: u64,
     /// Entries that had outlived their time, and their grace: met by a get, or by the sweep.
     pub expiries: u64,
-    /// Entries that were not kept because they are larger than a shard of the cache allows.
+    /// Entries that were not kept because they are larger than a shard of the cache allows: than `max_entry_bytes`, or,
+    /// as copies of other nodes' keys, than the [`hot_share`](crate::GroupBuilder::hot_share) of that.
     pub refusals: u64,
-    /// That size: what a shard of the cache holds. An entry that is larger, with its key and bookkeeping, is not kept;
-    /// give the group more capacity if such are common.
+    /// What a shard of the cache holds: an entry that is larger, with its key and bookkeeping, is not kept. If such are
+    /// common, give the group more capacity: shards grow with it up to 16 MiB, and again beyond some 16 MiB for each
+    /// core; between the two there are more of them.
     pub max_entry_bytes: u64,
 }
 

@@ -279,6 +279,61 @@ async fn a_value_larger_than_a_shard_is_handed_out_and_not_kept() {
     assert_eq!(stats.cache.max_entry_bytes, MIB as u64 / 8);
 }
 
+/// The largest entry that a group of values of this type keeps on the node.
+fn largest<V>(node: &Node, capacity: usize) -> usize
+where
+    V: Value + Default,
+    Raw: Codec<V>,
+{
+    let loader = |_: Key| async { Ok::<_, BoxError>(V::default()) };
+    let group = node.group(&format!("{capacity} {}", std::any::type_name::<V>())).capacity(capacity).loader(loader);
+    usize::try_from(group.build::<V>().unwrap().stats().cache.max_entry_bytes).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_largest_entry_is_a_shard_without_what_is_set_aside_for_encoded_values() {
+    let (alone, nodes) = (Node::local(), MemoryNetwork::new().start(2).await.unwrap());
+    for capacity in [MIB, 4 * MIB, 16 * MIB] {
+        assert_eq!(largest::<Bytes>(&nodes[0], capacity), capacity / 4);
+        assert_eq!(largest::<Vec<u8>>(&nodes[0], capacity), capacity / 4 * 7 / 8);
+        assert_eq!(largest::<Vec<u8>>(&alone, capacity), capacity / 4);
+    }
+    for capacity in [100_000, MIB / 2, 20 * MIB, 32 * MIB, 64 * MIB, 100 * MIB, 1 << 30] {
+        let shard = (capacity / 4).min(4 * MIB);
+        // What an entry costs is rounded, by a part in a thousand at most.
+        let least = shard - shard / 1000;
+        assert!(largest::<Bytes>(&nodes[0], capacity) >= least, "{capacity}");
+        assert!(largest::<String>(&nodes[0], capacity) >= least * 7 / 8, "{capacity}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_kept_up_to_the_hot_share_of_the_largest_entry() {
+    let cluster = Cluster::start(2, |_, node| {
+        let loader = |key: Key| async move { Ok::<_, BoxError>(patterned(key.as_str().unwrap().len() << 10)) };
+        node.group("g").capacity(4 * MIB).hot_share(0.25).loader(loader).build::<Bytes>().unwrap()
+    })
+    .await;
+    let group = &cluster.groups[0];
+    assert_eq!(group.stats().cache.max_entry_bytes, MIB as u64);
+    let key_of_length = |length: usize| {
+        let mut keys = (0..1000).map(|number| format!("{number:0>length$}"));
+        keys.find(|key| index_of_owner(&cluster.nodes, key.as_bytes()) == 1).unwrap()
+    };
+    // One in so many answers is kept.
+    let fits = key_of_length(250);
+    while group.peek(&fits).is_none() {
+        assert_eq!(group.get(&fits).await.unwrap().len(), 250 << 10);
+    }
+    assert_eq!(group.stats().cache.refusals, 0);
+    let too_large = key_of_length(260);
+    while group.stats().cache.refusals == 0 {
+        assert_eq!(group.get(&too_large).await.unwrap().len(), 260 << 10);
+        assert!(group.peek(&too_large).is_none());
+    }
+    cluster.end().await;
+}
+
 /// That values of a type cross the wire with a codec, one loaded and one inserted.
 async fn crosses<V, C>(codec: C, first: V, second: V)
 where

@@ -131,9 +131,7 @@ impl<C, L> GroupBuilder<C, L> {
     }
 
     /// The most that the group's cache takes on this node, in bytes: keys, values and bookkeeping. Default: 64 MiB; at
-    /// least 4 KiB. It is never exceeded, and split over shards: an entry larger than a shard
-    /// ([`CacheUsage::max_entry_bytes`](crate::CacheUsage::max_entry_bytes): a quarter of the capacity or at least 4
-    /// MiB) is handed out but not kept.
+    /// least 4 KiB. It is never exceeded.
     ///
     /// **A value counts for what its codec says** ([`Codec::weight`]). Of `Bytes`, `Vec<u8>` and `String` that is what
     /// they take. Of other types it is the encoded length plus the size of `V`, unless told otherwise: where they take
@@ -141,6 +139,12 @@ impl<C, L> GroupBuilder<C, L> {
     ///
     /// A `Bytes` that is a slice counts for its own length, and keeps all that it is a part of: hand out a copy of what
     /// is a small part of something large, by `Bytes::copy_from_slice`.
+    ///
+    /// The capacity is split over shards, each of a quarter of it at least, or of 4 MiB at least if that is less. An
+    /// entry that is larger than a shard is handed out but not kept; how large one may be is told by
+    /// [`CacheUsage::max_entry_bytes`](crate::CacheUsage::max_entry_bytes). It is an eighth less than a shard on a node
+    /// that peers can ask, unless values are `Bytes`: that eighth keeps encoded values for those who ask again. Of
+    /// copies it is the [`hot_share`](Self::hot_share) of that.
     pub fn capacity(mut self, bytes: usize) -> Self {
         self.config.capacity = bytes;
         self
@@ -150,6 +154,9 @@ impl<C, L> GroupBuilder<C, L> {
     /// to 1.0. Default: 0.25. It is a limit and no reserve: within it copies stay by their use, beside the entries that
     /// this node owns. Give less where loads are dear and the network is not: a copy saves a trip, and what has to make
     /// room for it may have saved a load.
+    ///
+    /// It is a share of each shard, so it also limits a single copy: one that is larger than this share of
+    /// [`CacheUsage::max_entry_bytes`](crate::CacheUsage::max_entry_bytes) is handed out but not kept.
     pub fn hot_share(mut self, share: f64) -> Self {
         self.config.hot_share = share;
         self
