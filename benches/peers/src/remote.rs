@@ -8,7 +8,7 @@ use crate::contenders::{Contender, Kind};
 use crate::load::{Load, Measured};
 use crate::numbers::{Summary, percentile};
 use crate::report::{Ratio, Report};
-use crate::table::{Table, micros, thousands};
+use crate::table::{Table, bytes, micros, thousands};
 
 /// How much to measure.
 #[derive(Clone, Debug)]
@@ -52,12 +52,23 @@ impl Cell {
         self.rounds.iter().map(|(kind, _)| (*kind, self.numbers(*kind, p50)))
     }
 
+    fn summary(&self, kind: Kind, number: impl Fn(&Measured) -> f64) -> Option<Summary> {
+        Summary::of(self.numbers(kind, number))
+    }
+
+    /// Gets a second, and the two percentiles.
+    fn brief(&self, kind: Kind) -> Option<String> {
+        let of = |number: fn(&Measured) -> f64| self.summary(kind, number).map(|summary| summary.median);
+        let (rate, p50, p99) = (of(Measured::rate)?, of(p50)?, of(p99)?);
+        Some(format!("{} ({:.0} / {:.0})", thousands(rate), p50 / 1_000.0, p99 / 1_000.0))
+    }
+
     fn table(&self) -> Table {
         let title = format!("remote gets, {} B, {} in flight", self.size, self.in_flight);
         let columns = ["", "gets/s", "spread", "p50", "p99", "CPU s / million", "peerage / it"];
         let mut table = Table::new(title, columns);
         for (kind, _) in &self.rounds {
-            let of = |number: fn(&Measured) -> f64| Summary::of(self.numbers(*kind, number));
+            let of = |number: fn(&Measured) -> f64| self.summary(*kind, number);
             let (Some(rate), Some(p50), Some(p99), Some(cpu)) =
                 (of(Measured::rate), of(p50), of(p99), of(Measured::cpu_of_a_million))
             else {
@@ -76,6 +87,25 @@ impl Cell {
         }
         table
     }
+}
+
+/// All numbers in flight of one size, at a glance.
+fn glance(cells: &[Cell]) -> Option<Table> {
+    let last = cells.last()?;
+    let cpu_at = cells.iter().find(|cell| cell.in_flight == 256).unwrap_or(last);
+    let title = format!("remote gets of {}: a second (p50 / p99 in µs), by gets in flight", bytes(last.size));
+    let columns = cells.iter().map(|cell| cell.in_flight.to_string());
+    let rest = [String::from("spread, at most"), format!("CPU s / million, at {}", cpu_at.in_flight)];
+    let mut table = Table::new(title, std::iter::once(String::new()).chain(columns).chain(rest));
+    for (kind, _) in &last.rounds {
+        let rates = cells.iter().filter_map(|cell| cell.summary(*kind, Measured::rate));
+        let spread = rates.map(|rate| rate.spread()).fold(0.0, f64::max);
+        let cpu = cpu_at.summary(*kind, Measured::cpu_of_a_million).map(|cpu| format!("{:.2}", cpu.median));
+        let rest = [format!("{spread:.0} %"), cpu.unwrap_or_default()];
+        let cells = cells.iter().map(|cell| cell.brief(*kind).unwrap_or_default());
+        table.row(std::iter::once(String::from(kind.name())).chain(cells).chain(rest));
+    }
+    Some(table)
 }
 
 fn p50(measured: &Measured) -> f64 {
@@ -125,6 +155,11 @@ pub async fn measure(plan: &Plan) -> Result<Vec<Cell>> {
 
 /// Prints the tables and takes down the ratios.
 pub fn tell(cells: &[Cell], report: &mut Report) {
+    for cells in cells.chunk_by(|one, next| one.size == next.size) {
+        if let Some(table) = glance(cells) {
+            print!("{table}");
+        }
+    }
     for cell in cells {
         print!("{}", cell.table());
         let at = |theirs| cell.ratio(Kind::Peerage, theirs, Measured::rate);

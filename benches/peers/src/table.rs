@@ -1,8 +1,8 @@
-//! Tables on the terminal, with aligned columns.
+//! Tables with aligned columns: to be read on the terminal, and Markdown to be pasted as they are.
 
 use std::fmt;
 
-/// Rows of cells; the first column is flush left, the others are flush right.
+/// Rows of cells, the first one the head; the first column is flush left, the others are flush right.
 #[derive(Debug)]
 pub struct Table {
     title: String,
@@ -23,17 +23,25 @@ impl Table {
     fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |cell| cell.chars().count());
-        (0..columns).map(|column| self.rows.iter().map(|row| width(row, column)).max().unwrap_or(0)).collect()
+        // Markdown wants three dashes under a head.
+        (0..columns).map(|column| self.rows.iter().map(|row| width(row, column)).fold(3, usize::max)).collect()
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths = self.widths();
-        writeln!(f, "\n{}", self.title)?;
-        for row in &self.rows {
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                if column == 0 { write!(f, "  {cell:<width$}")? } else { write!(f, "  {cell:>width$}")? }
+        // A colon at the end says flush right.
+        let rule = widths.iter().enumerate().map(|(column, width)| match column {
+            0 => "-".repeat(*width),
+            _ => format!("{}:", "-".repeat(width - 1)),
+        });
+        let (rule, (head, rows)) = (rule.collect(), self.rows.split_at(1));
+        writeln!(f, "\n{}\n", self.title)?;
+        for row in head.iter().chain([&rule]).chain(rows) {
+            for (column, width) in widths.iter().enumerate() {
+                let cell = row.get(column).map_or("", String::as_str);
+                if column == 0 { write!(f, "| {cell:<width$} |")? } else { write!(f, " {cell:>width$} |")? }
             }
             writeln!(f)?;
         }
@@ -46,8 +54,35 @@ pub fn thousands(number: f64) -> String {
     if number < 10_000.0 { format!("{number:.0}") } else { format!("{:.0} k", number / 1_000.0) }
 }
 
+/// A size in KiB if it is a number of them.
+pub fn bytes(count: usize) -> String {
+    if count.is_multiple_of(1024) { format!("{} KiB", count / 1024) } else { format!("{count} B") }
+}
+
 /// Nanoseconds as microseconds.
 pub fn micros(nanos: f64) -> String {
     let micros = nanos / 1_000.0;
-    if micros < 100.0 { format!("{micros:.1} us") } else { format!("{micros:.0} us") }
+    if micros < 100.0 { format!("{micros:.1} µs") } else { format!("{micros:.0} µs") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_markdown_and_aligned() {
+        let mut table = Table::new("gets", ["", "p50", "CPU"]);
+        table.row(["peerage", "45.0 µs", "2.7"].map(String::from));
+        table.row(["tcp", "9.0 µs"].map(String::from));
+        let lines = [
+            "",
+            "gets",
+            "",
+            "|         |     p50 | CPU |",
+            "| ------- | ------: | --: |",
+            "| peerage | 45.0 µs | 2.7 |",
+            "| tcp     |  9.0 µs |     |",
+        ];
+        assert_eq!(table.to_string().lines().collect::<Vec<_>>(), lines);
+    }
 }
