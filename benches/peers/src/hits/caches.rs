@@ -1,7 +1,7 @@
 //! The caches, each behind the same three calls.
 //!
-//! All keep a boxed key of 16 bytes and `Bytes` of 100, each in memory of its own, and have room for more than they are
-//! given. groupcache takes text for keys, and gets the same bytes as such.
+//! All keep keys of 16 bytes, as keys of any length, and `Bytes` of 100, and have room for more than they are given.
+//! groupcache takes text for keys, and gets the same bytes as such.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
