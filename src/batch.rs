@@ -5,6 +5,8 @@
 //!
 //! - a frame has about [`FRAME_BYTES`] at most, unless a single message is larger;
 //! - urgent messages (removals, acknowledgements, credit) leave before the usual ones, and both before slices;
+//! - but a usual one that had no room behind them is the first of the next frame, or those that come meanwhile would
+//!   hold it up for ever, and with it all that is behind it;
 //! - large values never hold up the rest: a frame takes their slices in turn, in the room that is left, and no more
 //!   than [`SLICES_UNDER_WAY`] bytes of them are sent that the other side has not given credit for;
 //! - and the rest never holds up large values for ever: a frame has room for one slice.
@@ -64,6 +66,8 @@ pub(crate) enum Part<T> {
 pub(crate) struct Batch<T> {
     urgent: Waiting<T>,
     usual: Waiting<T>,
+    /// Whether the first of the usual messages had no room in the last frame, which took all urgent ones before it.
+    is_passed_over: bool,
     large: VecDeque<Large<T>>,
     /// Of what is urgent and usual.
     usual_bytes: usize,
@@ -105,11 +109,16 @@ impl<T> Waiting<T> {
         mem::replace(&mut self.parts, next).into()
     }
 
+    /// Takes the first message into a frame; says how many bytes it has.
+    fn take_first(&mut self, frame: &mut Vec<Part<T>>) -> usize {
+        frame.extend(self.parts.pop_front());
+        self.bytes.pop_front().unwrap_or(0)
+    }
+
     /// Takes messages into a frame while they fit.
     fn take_while(&mut self, frame: &mut Vec<Part<T>>, mut fits: impl FnMut(usize, usize) -> bool) {
         while self.bytes.front().is_some_and(|bytes| fits(frame.len(), *bytes)) {
-            self.bytes.pop_front();
-            frame.extend(self.parts.pop_front());
+            self.take_first(frame);
         }
     }
 
@@ -135,6 +144,7 @@ impl<T> Default for Batch<T> {
         Self {
             urgent: Waiting::new(),
             usual: Waiting::new(),
+            is_passed_over: false,
             large: VecDeque::new(),
             usual_bytes: 0,
             large_bytes: 0,
@@ -174,6 +184,8 @@ impl<T> Batch<T> {
     /// Takes messages back that have not been sent; says how many.
     pub(crate) fn take_back(&mut self, mut is_unwanted: impl FnMut(&T) -> bool) -> usize {
         let before = self.urgent.len() + self.usual.len();
+        // Another may be the first then, that came after urgent ones.
+        self.is_passed_over = false;
         self.usual_bytes = self.urgent.take_back(&mut is_unwanted) + self.usual.take_back(&mut is_unwanted);
         before - self.urgent.len() - self.usual.len()
     }
@@ -234,12 +246,14 @@ impl<T> Batch<T> {
 
     /// The messages of the next frame, and about how many bytes they are.
     fn cut_messages(&mut self, room: usize) -> (Vec<Part<T>>, usize) {
+        let was_passed_over = mem::take(&mut self.is_passed_over);
         // Most frames are all that there is, which then need not be moved.
         if self.urgent.is_empty() && self.usual.len() <= FRAME_MESSAGES && self.usual_bytes <= room {
             return (self.usual.take(), self.usual_bytes);
         }
         let mut frame = Vec::with_capacity((self.urgent.len() + self.usual.len()).min(FRAME_MESSAGES) + FEW_MORE);
-        let mut taken = 0;
+        let mut taken = if was_passed_over { self.usual.take_first(&mut frame) } else { 0 };
+        let waiting = self.usual.len();
         for line in [&mut self.urgent, &mut self.usual] {
             line.take_while(&mut frame, |len, bytes| {
                 let fits = len < FRAME_MESSAGES && (taken == 0 || taken + bytes <= room);
@@ -250,6 +264,7 @@ impl<T> Batch<T> {
                 break;
             }
         }
+        self.is_passed_over = self.urgent.is_empty() && waiting > 0 && self.usual.len() == waiting;
         (frame, taken)
     }
 
@@ -440,6 +455,36 @@ mod tests {
         let frames: Vec<_> = std::iter::from_fn(|| batch.cut()).map(|frame| messages(&frame)).collect();
         assert_eq!(frames, [vec![1, 2, 3, 4], vec![5, 6, 7, 8], vec![9, 0]]);
         assert!(batch.is_empty() && batch.bytes() == 0);
+    }
+
+    #[test]
+    fn what_has_no_room_behind_urgent_messages_is_the_first_of_the_next_frame() {
+        for bytes in [FRAME_BYTES - 10, 10 * FRAME_BYTES] {
+            let mut batch = Batch::default();
+            batch.push("a large removal", bytes);
+            batch.push("a get", 30);
+            let mut next = || {
+                batch.push_urgent("a removal", 60);
+                messages(&batch.cut().unwrap())
+            };
+            assert_eq!(next(), ["a removal"]);
+            assert_eq!(next(), ["a large removal"]);
+            assert_eq!(next(), ["a removal", "a removal", "a get"]);
+            assert!(batch.is_empty() && batch.bytes() == 0);
+        }
+    }
+
+    #[test]
+    fn nothing_passes_an_urgent_message_that_came_before_it() {
+        let mut batch = Batch::default();
+        batch.push("a large removal", FRAME_BYTES);
+        batch.push_urgent("a removal", 60);
+        assert_eq!(messages(&batch.cut().unwrap()), ["a removal"]);
+        assert_eq!(batch.take_back(|message| *message == "a large removal"), 1);
+        batch.push_urgent("who speaks", 60);
+        batch.push("a get", FRAME_BYTES);
+        assert_eq!(messages(&batch.cut().unwrap()), ["who speaks"]);
+        assert_eq!(messages(&batch.cut().unwrap()), ["a get"]);
     }
 
     #[test]
