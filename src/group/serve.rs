@@ -1,8 +1,10 @@
 //! What peers ask of a group on this node.
 //!
 //! A request from a peer is served here, whatever the placement says: from the cache, or by a load of this node. It is
-//! never forwarded, and it waits for loads only, never for a fetch.
+//! never forwarded, and it waits for loads only, never for a fetch. Whatever asks has other keys on the same stream: the
+//! user's code that panics (a value's clone) fails its key, and no other.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use crate::entry::{Source, Value};
-use crate::error::Error;
+use crate::error::{Error, LoadError};
 use crate::flight::{Landed, Landing};
 use crate::key::{HashedKey, Key, KeyRef};
 use crate::lifespan::Lifespan;
@@ -27,6 +29,10 @@ use crate::transport::{Room, Served, Wanted};
 use super::inner::Inner;
 use super::load::Boarded;
 use super::registry::{Serve, Terms};
+
+/// A key that is not in the cache: its place among those that were asked for, how long it is waited for, and how old
+/// its value may be.
+type Missing = (usize, HashedKey, (Duration, Moment));
 
 /// The group as its node's registry holds it.
 pub(super) struct Serving<V: Value>(pub(super) Arc<Inner<V>>);
@@ -100,14 +106,12 @@ impl<V: Value> Inner<V> {
                 }
             }
             let oldest = max_age.map_or(Moment::START, |age| received.earlier(age));
-            match self.shards.look_encoded(key, |slot| self.context.peers.place(slot), received) {
-                Some(asked) if asked.hit.told.born() >= oldest => {
-                    // The clock is not read anew for each: what looking at those before it takes counts as the way.
-                    let answer = self.answer_asked(key, asked, received);
+            match self.answer_held(key, oldest, received) {
+                Some(answer) => {
                     bytes += answer.value_len();
                     served(at, Served::Now(Ok(answer)));
                 }
-                _ => missing.push((at, KeyRef::new(key).to_owned(), (*time_limit, oldest))),
+                None => missing.push((at, KeyRef::new(key).to_owned(), (*time_limit, oldest))),
             }
         }
         if !missing.is_empty() {
@@ -139,14 +143,16 @@ impl<V: Value> Inner<V> {
     /// Boards the loads of what is not in the cache.
     fn serve_missing(
         self: &Arc<Self>,
-        missing: Vec<(usize, HashedKey, (Duration, Moment))>,
+        missing: Vec<Missing>,
         served: &mut dyn FnMut(usize, Served),
         nested: bool,
         (received, since): (Moment, u64),
     ) {
         let outer = nested.then(Inside::of_a_peer);
-        let boarded =
-            self.board_loads(missing.iter().map(|(_, key, (_, oldest))| (key, Demand::since(*oldest))), outer.as_ref());
+        let demands = missing.iter().map(|(_, key, (_, oldest))| (key, Demand::since(*oldest)));
+        let Ok(boarded) = catch_unwind(AssertUnwindSafe(|| self.board_loads(demands, outer.as_ref()))) else {
+            return self.serve_apart(missing, served, nested, (received, since));
+        };
         self.served.joined.add(boarded.iter().filter(|boarded| matches!(boarded, Boarded::Joined(_))).count() as u64);
         for ((at, key, (limit, oldest)), boarded) in missing.into_iter().zip(boarded) {
             // A client that names no limit gets the group's.
@@ -155,6 +161,38 @@ impl<V: Value> Inner<V> {
             let passage = Passage { group: Arc::clone(self), key, oldest, since, outer, boarded: Some(boarded) };
             served(at, Served::Later(Self::serve_later(passage, limit, received).boxed()));
         }
+    }
+
+    /// The user's code has panicked for one of these: each is boarded by itself then.
+    #[cold]
+    fn serve_apart(
+        self: &Arc<Self>,
+        missing: Vec<Missing>,
+        served: &mut dyn FnMut(usize, Served),
+        nested: bool,
+        asked: (Moment, u64),
+    ) {
+        match <[Missing; 1]>::try_from(missing) {
+            Ok([(at, ..)]) => served(at, Served::Now(Ok(self.answer_panicked()))),
+            Err(missing) => missing.into_iter().for_each(|one| self.serve_missing(vec![one], served, nested, asked)),
+        }
+    }
+
+    /// The answer from the cache, if there is one, and it is not too old.
+    fn answer_held(&self, key: &[u8], oldest: Moment, received: Moment) -> Option<Answer> {
+        let look = || {
+            let asked = self.shards.look_encoded(key, |slot| self.context.peers.place(slot), received)?;
+            // The clock is not read anew for each: what looking at those before it takes counts as the way.
+            (asked.hit.told.born() >= oldest).then(|| self.answer_asked(key, asked, received))
+        };
+        catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| Some(self.answer_panicked()))
+    }
+
+    #[cold]
+    fn answer_panicked(&self) -> Answer {
+        let error = panicked();
+        Tally::new(&self.served).failed(&error);
+        Answer { outcome: Outcome::Failed(error), held: Duration::ZERO }
     }
 
     /// The answer from the cache: the bytes that are kept, or else the value, encoded.
@@ -189,12 +227,13 @@ impl<V: Value> Inner<V> {
     async fn serve_later(mut passage: Passage<V>, limit: Duration, received: Moment) -> Result<Answer, Refusal> {
         let group = Arc::clone(&passage.group);
         let tally = Tally::new(&group.served);
-        let landing = tokio::time::timeout(limit, passage.landing()).await;
+        let landing = AssertUnwindSafe(tokio::time::timeout(limit, passage.landing())).catch_unwind().await;
+        let landing = landing.map(|landing| landing.unwrap_or(Err(Error::Timeout { limit })));
         drop(passage);
         // Read before the value is encoded: what that takes has to count as the way, or the copy would outlive the
         // original.
         let now = group.now();
-        group.answer(landing.unwrap_or(Err(Error::Timeout { limit })), tally, received, now)
+        group.answer(landing.unwrap_or_else(|_| Err(panicked())), tally, received, now)
     }
 
     fn answer(&self, landing: Landing<V>, tally: Tally<'_>, received: Moment, now: Moment) -> Result<Answer, Refusal> {
@@ -325,6 +364,10 @@ fn copy_of(value: Bytes, life: Lifespan, grace: Duration, now: Moment) -> Copy {
     }
 }
 
+fn panicked() -> Error {
+    Error::Load(LoadError::new("the value's code panicked"))
+}
+
 fn draining() -> Refusal {
     Refusal::new(RefusalKind::Draining, "the node is shutting down")
 }
@@ -332,23 +375,29 @@ fn draining() -> Refusal {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures::future::join_all;
 
     use super::*;
-    use crate::Node;
     use crate::error::BoxError;
+    use crate::{Codec, CodecError, Group, Node};
 
-    /// How many keys are served in one go, of which so many at once.
-    async fn served(group: &crate::Group<Bytes>, keys: &[&'static str], answers: usize) -> (usize, usize) {
+    fn wanted(keys: &[&'static str]) -> Vec<Wanted> {
         let wanted = |key: &&'static str| Wanted {
             key: Bytes::from_static(key.as_bytes()),
             time_limit: Duration::MAX,
             max_age: None,
             after: After::default(),
         };
-        let wanted: Vec<_> = keys.iter().map(wanted).collect();
+        keys.iter().map(wanted).collect()
+    }
+
+    /// How many keys are served in one go, of which so many at once.
+    async fn served(group: &Group<Bytes>, keys: &[&'static str], answers: usize) -> (usize, usize) {
         let room = Room { answers, ..Room::UNLIMITED };
         let (mut places, mut at_once, mut later) = (Vec::new(), 0, Vec::new());
-        let count = group.inner.serve(&wanted, false, room, &mut |at, served| {
+        let count = group.inner.serve(&wanted(keys), false, room, &mut |at, served| {
             places.push(at);
             match served {
                 Served::Now(answer) => at_once += usize::from(answer.is_ok()),
@@ -357,7 +406,7 @@ mod tests {
         });
         places.sort_unstable();
         assert_eq!(places, (0..count).collect::<Vec<_>>(), "what has been looked at is served once");
-        assert!(futures::future::join_all(later).await.iter().all(Result::is_ok));
+        assert!(join_all(later).await.iter().all(Result::is_ok));
         (count, at_once)
     }
 
@@ -377,5 +426,91 @@ mod tests {
         assert_eq!(served(&group, &["a", "d", "b", "e"], 1).await, (1, 1));
         assert_eq!(served(&group, &["d", "b", "e"], 1).await, (3, 1));
         assert_eq!(*calls.lock().unwrap(), [3, 2], "as few calls as without a limit");
+    }
+
+    /// Panics when it is cloned, while it is told to.
+    struct Fragile(Arc<AtomicBool>);
+
+    impl Clone for Fragile {
+        fn clone(&self) -> Self {
+            assert!(!self.0.load(Ordering::SeqCst), "cloned");
+            Self(Arc::clone(&self.0))
+        }
+    }
+
+    struct FragileCodec;
+
+    impl Codec<Fragile> for FragileCodec {
+        fn encode(&self, _: &Fragile) -> Result<Bytes, CodecError> {
+            Ok(Bytes::new())
+        }
+
+        fn decode(&self, _: Bytes) -> Result<Fragile, CodecError> {
+            Ok(Fragile(Arc::default()))
+        }
+    }
+
+    /// A group in which the value of one key, "bad", panics when it is cloned, while it is told to.
+    fn fragile() -> (Group<Fragile>, Arc<AtomicBool>) {
+        let panics = Arc::<AtomicBool>::default();
+        let bad = Arc::clone(&panics);
+        let loader = move |key: Key| {
+            let panics = if key == Key::new("bad") { Arc::clone(&bad) } else { Arc::default() };
+            async move { Ok::<_, BoxError>(Fragile(panics)) }
+        };
+        let group = Node::local().group("g").codec(FragileCodec).refresh_after(Duration::from_secs(60)).loader(loader);
+        (group.build().unwrap(), panics)
+    }
+
+    /// Asks for keys as a peer does; each has a place for its answer, which may have to be waited for.
+    fn asked(group: &Group<Fragile>, keys: &[&'static str]) -> Vec<Option<Served>> {
+        let mut all: Vec<_> = keys.iter().map(|_| None).collect();
+        let count = group.inner.serve(&wanted(keys), false, Room::UNLIMITED, &mut |at, served| {
+            assert!(all[at].replace(served).is_none(), "it is served once");
+        });
+        assert_eq!(count, keys.len());
+        all
+    }
+
+    /// Whether each has a value; or else it has failed.
+    async fn have_values(all: Vec<Option<Served>>) -> Vec<bool> {
+        let mut have = Vec::new();
+        for served in all {
+            let answer = match served.expect("each is served") {
+                Served::Now(answer) => answer,
+                Served::Later(answer) => answer.await,
+            };
+            match answer.unwrap().outcome {
+                Outcome::Value(_) => have.push(true),
+                Outcome::Failed(Error::Load(_)) => have.push(false),
+                other => panic!("{other:?}"),
+            }
+        }
+        have
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_value_that_panics_when_it_is_cloned_fails_its_key_and_no_other() {
+        let (group, panics) = fragile();
+        assert_eq!(have_values(asked(&group, &["a", "bad", "b"])).await, [true; 3]);
+        panics.store(true, Ordering::SeqCst);
+        assert_eq!(have_values(asked(&group, &["a", "bad", "b"])).await, [true, false, true]);
+        // Past their soft limit, they are found where they would be loaded.
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        assert_eq!(have_values(asked(&group, &["a", "bad", "b"])).await, [true, false, true]);
+        panics.store(false, Ordering::SeqCst);
+        assert_eq!(have_values(asked(&group, &["a", "bad", "b"])).await, [true; 3]);
+    }
+
+    #[tokio::test]
+    async fn nor_does_one_that_many_wait_for() {
+        let (group, panics) = fragile();
+        let waiting = asked(&group, &["bad", "bad", "a", "bad"]);
+        while group.stats().flights > 0 {
+            tokio::task::yield_now().await;
+        }
+        panics.store(true, Ordering::SeqCst);
+        // The last has the value itself.
+        assert_eq!(have_values(waiting).await, [false, false, true, true]);
     }
 }
