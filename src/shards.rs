@@ -9,6 +9,7 @@
 //! `clone` that asks the group is forbidden: one that came back to its own shard would wait for itself as soon as
 //! somebody waits there to have the lock alone, who in turn waits for the first hit to end.
 
+mod asked;
 mod lead;
 mod lives;
 mod tags;
@@ -18,10 +19,7 @@ mod tests;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::clock::{self, Clock};
-use crate::encoded::Encoded;
 use crate::entry::{Source, Value};
 use crate::flight::{Flights, Join, Landed, Wait};
 use crate::key::{HashedKey, KeyRef, Seeded, Slot};
@@ -33,6 +31,8 @@ use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::tags::Tagged;
 use crate::time::Moment;
 
+pub(crate) use asked::Asked;
+use asked::{Kept, Large, Parts};
 pub(crate) use lead::{Begin, Keep, Lead};
 pub(crate) use lives::Demand;
 use lives::Over;
@@ -66,7 +66,7 @@ pub(crate) enum Kind {
 pub(crate) struct Shard<V> {
     store: Store<V>,
     /// For what peers ask, if values are worth it.
-    encoded: Option<Encoded>,
+    encoded: Option<Kept>,
     /// How often what the store has of a key was changed.
     changes: u64,
     loads: Flights<V, Seeded>,
@@ -132,14 +132,6 @@ impl<V: Value> Shard<V> {
     }
 }
 
-/// What a look for a peer found: the value, its bytes if they are kept, and the state of the shard that both belong to.
-pub(crate) struct Asked<V> {
-    pub(crate) hit: Hit<V>,
-    pub(crate) encoded: Option<Bytes>,
-    pub(crate) tagged: Option<Arc<Tagged>>,
-    changes: u64,
-}
-
 /// What a look into the cache found: as small as it can be, since a hit is mostly what is moved about.
 #[derive(Debug)]
 pub(crate) struct Hit<V> {
@@ -197,6 +189,8 @@ pub(crate) enum Look<V: Value> {
 #[derive(Debug)]
 pub(crate) struct Shards<V> {
     shards: Box<[RwLock<Shard<V>>]>,
+    /// Of all shards.
+    large: Option<Arc<Large>>,
     /// Says which shard a key is in, and where in its tables.
     scatter: Scatter,
     largest: usize,
@@ -221,15 +215,16 @@ impl<V: Value> Shards<V> {
         let affordable = (capacity / SMALLEST_SHARD).max(few);
         // The largest power of two that is affordable, so that a shard is picked by a mask.
         let count = (clock::cores() * SHARDS_PER_CORE).next_power_of_two().min(1 << affordable.ilog2());
-        let encoded_budget = part(capacity / count, encoded_share);
-        let budget = capacity / count - encoded_budget;
+        let parts = Parts::of(part(capacity / count, encoded_share), count);
+        let budget = capacity / count - parts.of_a_shard;
         let hot_budget = part(budget, hot_share);
         let tags = Arc::<TagClock>::default();
         let scatter = Scatter::new(random(), clock::table_seeds());
+        let large = (parts.large > 0).then(|| Arc::new(Large::new(parts.large, random())));
         let shard = || {
             RwLock::new(Shard {
                 store: Store::new(budget, hot_budget, grace, scatter),
-                encoded: (encoded_budget > 0).then(|| Encoded::new(encoded_budget, random())),
+                encoded: large.as_ref().map(|large| Kept::new(parts.small, large, random())),
                 changes: 0,
                 loads: Flights::new(LOADS_OF_A_KEY, Seeded(random())),
                 fetches: Flights::new(FETCHES_OF_A_KEY, Seeded(random())),
@@ -238,6 +233,7 @@ impl<V: Value> Shards<V> {
         };
         Self {
             shards: (0..count).map(|_| shard()).collect(),
+            large,
             largest: Store::<V>::largest(budget),
             scatter,
             clock,
@@ -261,27 +257,6 @@ impl<V: Value> Shards<V> {
     ) -> Option<Hit<V>> {
         let sought = self.sought(key);
         self.shared(&sought).find(&sought, place, is_fresh).map(|(found, place)| Hit::new(&found, place))
-    }
-
-    /// The same for a peer, which wants the value's bytes.
-    pub(crate) fn look_encoded(&self, key: &[u8], place: impl FnOnce(Slot) -> Place, now: Moment) -> Option<Asked<V>> {
-        let sought = self.sought(key);
-        let shard = self.shared(&sought);
-        let (found, place) = shard.find(&sought, place, |due| now < due)?;
-        let (hit, tagged) = (Hit::new(&found, place), found.tagged().cloned());
-        let encoded = shard.encoded.as_ref().and_then(|encoded| encoded.get(KeyRef::new(key)));
-        Some(Asked { hit, encoded, tagged, changes: shard.changes })
-    }
-
-    /// The value of this look was encoded. Kept only if nothing has changed since: the bytes are those of the value
-    /// that is there.
-    pub(crate) fn note_encoded(&self, key: &[u8], asked: &Asked<V>, bytes: &Bytes) {
-        let mut shard = self.exclusive(&self.sought(key));
-        if shard.changes == asked.changes
-            && let Some(encoded) = &mut shard.encoded
-        {
-            encoded.note(KeyRef::new(key), bytes);
-        }
     }
 
     /// The entry of a key that is past its soft limit, where no flight can be started.
@@ -425,6 +400,7 @@ impl<V: Value> Shards<V> {
     /// What the stores hold, and how many flights there are.
     pub(crate) fn usage(&self) -> (CacheUsage, u64) {
         let mut sum = CacheUsage { max_entry_bytes: self.largest as u64, ..CacheUsage::default() };
+        sum.encoded_bytes = self.large.as_ref().map_or(0, |large| large.bytes()) as u64;
         let mut flights = 0;
         for shard in &self.shards {
             let shard = read(shard);
@@ -433,7 +409,7 @@ impl<V: Value> Shards<V> {
             sum.main_bytes += usage.main_bytes;
             sum.hot_entries += usage.hot_entries;
             sum.hot_bytes += usage.hot_bytes;
-            sum.encoded_bytes += shard.encoded.as_ref().map_or(0, Encoded::bytes) as u64;
+            sum.encoded_bytes += shard.encoded.as_ref().map_or(0, Kept::bytes_of_small) as u64;
             sum.evictions += usage.evictions;
             sum.expiries += usage.expiries;
             sum.refusals += usage.refusals;

@@ -901,6 +901,45 @@ async fn what_peers_ask_for_again_and_again_is_encoded_twice_and_again_when_it_c
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_values_are_encoded_twice_too_and_their_bytes_are_counted() {
+    const CAPACITY: usize = 64 << 20;
+    let encodes = Arc::new(AtomicUsize::new(0));
+    let cluster = Cluster::start(2, |_, node| {
+        let loader = |key: Key| async move { Ok::<_, BoxError>("x".repeat(key.to_string().parse()?)) };
+        let group = node.group("g").codec(Counted(Arc::clone(&encodes))).hot_share(0.0).capacity(CAPACITY);
+        group.loader(loader).build().unwrap()
+    })
+    .await;
+    let (asker, owner) = (&cluster.groups[0], &cluster.groups[1]);
+    let lens: Vec<usize> = [1, 60, 100, 300, 1 << 10, 3 << 10]
+        .map(|size| {
+            (size << 10..(size + 1) << 10).find(|len| cluster.owner_of(len.to_string().as_bytes()) == 1).unwrap()
+        })
+        .into();
+    for len in &lens {
+        owner.get(&len.to_string()).await.unwrap();
+        encodes.store(0, Ordering::SeqCst);
+        for _ in 0..10 {
+            assert_eq!(asker.get(&len.to_string()).await.unwrap().len(), *len);
+        }
+        assert_eq!(encodes.load(Ordering::SeqCst), 2, "{len}");
+    }
+    for len in &lens {
+        asker.get(&len.to_string()).await.unwrap();
+    }
+    assert_eq!(encodes.load(Ordering::SeqCst), 2, "all are kept at the same time");
+    let (cache, sum) = (owner.stats().cache, lens.iter().sum::<usize>() as u64);
+    assert!((sum..sum + 2000).contains(&cache.encoded_bytes), "{cache:?}");
+    assert!(cache.main_bytes + cache.encoded_bytes <= CAPACITY as u64);
+    let last = lens[lens.len() - 1];
+    asker.remove(&last.to_string()).await.unwrap().everywhere().unwrap();
+    assert!(owner.stats().cache.encoded_bytes < cache.encoded_bytes - last as u64);
+    owner.clear().await.unwrap().everywhere().unwrap();
+    assert_eq!(owner.stats().cache.encoded_bytes, 0);
+    cluster.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_copy_that_is_older_than_its_node_says_so() {
     let network = MemoryNetwork::new();
     let build = |node: &Node| -> Group<String> {

@@ -291,3 +291,30 @@ fn keys_of_one_shard_still_differ_in_the_bits_that_its_tables_look_at() {
         assert!(counts.iter().all(|count| (24..=120).contains(count)), "{counts:?}");
     }
 }
+
+#[test]
+fn bytes_are_kept_of_the_value_that_is_there_and_of_no_other() {
+    let shards = Shards::<u64>::new(1 << 20, (0.5, 0.125), Duration::ZERO, Clock::start(), || 7);
+    let insert = |value| {
+        let entry = Entry { value: Some(value), weight: 8, life: ENDLESS, tagged: None };
+        assert!(shards.insert(&key(0), entry, Place::Main, &mut Dropped::default()));
+    };
+    let look = || shards.look_encoded(b"0", |_| Place::Main, Moment::START).unwrap();
+    for len in [10, 90_000] {
+        let bytes = bytes::Bytes::from(vec![1; len]);
+        insert(1);
+        for _ in 0..2 {
+            let asked = look();
+            assert_eq!(asked.encoded, None, "the second time is what counts");
+            shards.note_encoded(b"0", &asked, &bytes);
+        }
+        let asked = look();
+        assert_eq!(asked.encoded.as_ref(), Some(&bytes));
+        insert(2);
+        assert_eq!(look().encoded, None, "these are of the value before");
+        for _ in 0..2 {
+            shards.note_encoded(b"0", &asked, &bytes);
+        }
+        assert_eq!((look().encoded, shards.usage().0.encoded_bytes), (None, 0));
+    }
+}
