@@ -286,7 +286,7 @@ where
     Raw: Codec<V>,
 {
     let loader = |_: Key| async { Ok::<_, BoxError>(V::default()) };
-    let group = node.group(&format!("{capacity} {}", std::any::type_name::<V>())).capacity(capacity).loader(loader);
+    let group = node.group(format!("{capacity} {}", std::any::type_name::<V>())).capacity(capacity).loader(loader);
     usize::try_from(group.build::<V>().unwrap().stats().cache.max_entry_bytes).unwrap()
 }
 
