@@ -17,8 +17,10 @@ mod table;
 mod tests;
 
 use std::mem;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
 
 use crate::entry::Source;
 use crate::error::Error;
@@ -64,6 +66,10 @@ pub(crate) struct Flight<V> {
     alone: AtomicBool,
     /// Who waits for it wants nothing that was born earlier.
     oldest: Latest,
+    /// Whether a peer waits for it, or has.
+    peers: AtomicBool,
+    /// What it brought, as bytes for them.
+    encoded: OnceLock<Box<Result<Bytes, Error>>>,
 }
 
 /// What those who wait and who lands it share.
@@ -112,6 +118,8 @@ impl<V> Flight<V> {
             hurried: AtomicBool::new(false),
             alone: AtomicBool::new(false),
             oldest: Latest::default(),
+            peers: AtomicBool::new(false),
+            encoded: OnceLock::new(),
         });
         let wait = Wait { flight: Arc::clone(&flight), place: None, waits: true };
         (flight, wait)
@@ -138,6 +146,21 @@ impl<V> Flight<V> {
     /// The strictest of the demands.
     pub(crate) fn oldest(&self) -> Moment {
         self.oldest.get()
+    }
+
+    /// A peer waits for it: what it brings will be encoded.
+    pub(crate) fn await_for_peer(&self) {
+        self.peers.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_for_peers(&self) -> bool {
+        self.peers.load(Ordering::SeqCst)
+    }
+
+    /// What it brought, as bytes: made by the first of the peers who wait for it, for all of them. Who comes meanwhile
+    /// waits on its thread, for no longer than to make them would take.
+    pub(crate) fn encoded(&self, encode: impl FnOnce() -> Result<Bytes, Error>) -> Result<Bytes, Error> {
+        self.encoded.get_or_init(|| Box::new(encode())).as_ref().clone()
     }
 
     /// Whether it was voided.

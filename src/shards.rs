@@ -316,6 +316,9 @@ impl<V: Value> Shards<V> {
             Join::New(flight, wait) => (Some(flight), wait),
         };
         wait.flight().demand(if kind == Kind::Load { demand.of(place) } else { demand.oldest });
+        if demand.of_peer {
+            wait.flight().await_for_peer();
+        }
         if past_soft.is_some() {
             shard.store.begin_refresh(sought);
         }

@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use counting::{Cluster, Runs, now, pass, settled};
+use counting::{Cluster, Runs, now, pass, settled, until};
 use futures::FutureExt;
 use peerage::{
     BoxError, Codec, CodecError, Entry, Error, GetOptions, Group, Key, Loaded, MemoryNetwork, Node, Prost, Raw, Shared,
     Source, Value,
 };
+use tokio::sync::Semaphore;
 use tokio::time::{advance, sleep};
 
 const MS: Duration = Duration::from_millis(1);
@@ -885,8 +886,7 @@ async fn what_peers_ask_for_again_and_again_is_encoded_twice_and_again_when_it_c
             1 => asker.remove(&key).await.unwrap().everywhere().unwrap(),
             _ => owner.insert(&key, format!("{key} at {change}")).await.unwrap().everywhere().unwrap(),
         }
-        // Loaded, or there; what an insert encodes for itself does not count.
-        owner.get(&key).await.unwrap();
+        // What an insert encodes for itself does not count.
         encodes.store(0, Ordering::SeqCst);
         for _ in 0..10 {
             assert_eq!(asker.get(&key).await.unwrap(), format!("{key} at {change}"));
@@ -897,6 +897,49 @@ async fn what_peers_ask_for_again_and_again_is_encoded_twice_and_again_when_it_c
     }
     owner.clear().await.unwrap().everywhere().unwrap();
     assert_eq!(owner.stats().cache.encoded_bytes, 0);
+    cluster.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_many_peers_wait_for_is_encoded_once_for_all_and_once_more_for_all_who_come_later() {
+    let (encodes, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let cluster = Cluster::start(8, |_, node| {
+        let gate = Arc::clone(&gate);
+        let loader = move |key: Key| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await?.forget();
+                Ok::<_, BoxError>("x".repeat(key.to_string().parse()?))
+            }
+        };
+        node.group("g").codec(Counted(Arc::clone(&encodes))).hot_share(0.0).loader(loader).build().unwrap()
+    })
+    .await;
+    let (owner, peers) = cluster.groups.split_first().unwrap();
+    for size in [1_usize, 1 << 10] {
+        let lens = (size << 10)..(size + 1) << 10;
+        let key = lens.map(|len| len.to_string()).find(|key| cluster.owner_of(key.as_bytes()) == 0).unwrap();
+        let joined = owner.stats().served.joined;
+        let gets: Vec<_> = peers
+            .iter()
+            .map(|group| {
+                let (group, key) = (group.clone(), key.clone());
+                tokio::spawn(async move { group.get(&key).await.unwrap().len() })
+            })
+            .collect();
+        until("all wait for one load", || owner.stats().served.joined == joined + 6).await;
+        encodes.store(0, Ordering::SeqCst);
+        gate.add_permits(1);
+        for get in gets {
+            assert_eq!(get.await.unwrap().to_string(), key);
+        }
+        assert_eq!(encodes.load(Ordering::SeqCst), 1, "{key}");
+        for group in peers.iter().chain(peers) {
+            group.get(&key).await.unwrap();
+        }
+        assert_eq!(encodes.load(Ordering::SeqCst), 2, "{key}");
+        assert_eq!(owner.stats().loads.calls, if size == 1 { 1 } else { 2 });
+    }
     cluster.end().await;
 }
 

@@ -13,7 +13,7 @@ use tracing::Instrument;
 use crate::clock;
 use crate::entry::Value;
 use crate::error::Error;
-use crate::flight::{Landed, Landing, Wait};
+use crate::flight::{Flight, Landed, Landing, Wait};
 use crate::key::{HashedKey, Key, KeyRef};
 use crate::loader::{Inside, Loaded, panicked};
 use crate::shards::{Begin, Demand, Kind, Lead, Look};
@@ -67,6 +67,14 @@ impl<V: Value> Boarded<V> {
         match self {
             Self::Found(found) => Ok(found.clone()),
             Self::Joined(wait) | Self::Led(wait) => wait.landing().await,
+        }
+    }
+
+    /// What it waits for, or has waited for.
+    pub(super) fn flight(&self) -> Option<Arc<Flight<V>>> {
+        match self {
+            Self::Found(_) => None,
+            Self::Joined(wait) | Self::Led(wait) => Some(Arc::clone(wait.flight())),
         }
     }
 }

@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 
 use crate::entry::{Source, Value};
 use crate::error::{Error, LoadError};
-use crate::flight::{Landed, Landing};
+use crate::flight::{Flight, Landed, Landing};
 use crate::key::{HashedKey, Key, KeyRef};
 use crate::lifespan::Lifespan;
 use crate::loader::Inside;
@@ -149,7 +149,7 @@ impl<V: Value> Inner<V> {
         (received, since): (Moment, u64),
     ) {
         let outer = nested.then(Inside::of_a_peer);
-        let demands = missing.iter().map(|(_, key, (_, oldest))| (key, Demand::since(*oldest)));
+        let demands = missing.iter().map(|(_, key, (_, oldest))| (key, Demand::of_peer(*oldest)));
         let Ok(boarded) = catch_unwind(AssertUnwindSafe(|| self.board_loads(demands, outer.as_ref()))) else {
             return self.serve_apart(missing, served, nested, (received, since));
         };
@@ -158,7 +158,8 @@ impl<V: Value> Inner<V> {
             // A client that names no limit gets the group's.
             let limit = if limit.is_zero() { self.config.timeout } else { limit };
             let outer = outer.clone();
-            let passage = Passage { group: Arc::clone(self), key, oldest, since, outer, boarded: Some(boarded) };
+            let passage =
+                Passage { group: Arc::clone(self), key, oldest, since, outer, boarded: Some(boarded), flight: None };
             served(at, Served::Later(Self::serve_later(passage, limit, received).boxed()));
         }
     }
@@ -229,18 +230,26 @@ impl<V: Value> Inner<V> {
         let tally = Tally::new(&group.served);
         let landing = AssertUnwindSafe(tokio::time::timeout(limit, passage.landing())).catch_unwind().await;
         let landing = landing.map(|landing| landing.unwrap_or(Err(Error::Timeout { limit })));
+        let flight = passage.flight.take();
         drop(passage);
         // Read before the value is encoded: what that takes has to count as the way, or the copy would outlive the
         // original.
         let now = group.now();
-        group.answer(landing.unwrap_or_else(|_| Err(panicked())), tally, received, now)
+        let landing = landing.unwrap_or_else(|_| Err(panicked()));
+        group.answer(landing, flight.as_deref(), tally, (received, now))
     }
 
-    fn answer(&self, landing: Landing<V>, tally: Tally<'_>, received: Moment, now: Moment) -> Result<Answer, Refusal> {
+    fn answer(
+        &self,
+        landing: Landing<V>,
+        flight: Option<&Flight<V>>,
+        tally: Tally<'_>,
+        (received, now): (Moment, Moment),
+    ) -> Result<Answer, Refusal> {
         let mut told = now;
         let landing = landing.and_then(|landed| {
             told = told_as_of(&landed, received, now);
-            Ok((self.to_outcome(&landed, told)?, landed))
+            Ok((self.to_outcome(&landed, flight, told)?, landed))
         });
         let outcome = match landing {
             Ok((outcome, landed)) => {
@@ -257,12 +266,17 @@ impl<V: Value> Inner<V> {
         Ok(Answer { outcome, held: told.since(received) })
     }
 
-    fn to_outcome(&self, landed: &Landed<V>, now: Moment) -> Result<Outcome, Error> {
+    fn to_outcome(&self, landed: &Landed<V>, flight: Option<&Flight<V>>, now: Moment) -> Result<Outcome, Error> {
         let Some(value) = &landed.value else { return Ok(Outcome::NotFound) };
+        // Once for all peers who wait for the flight.
+        let encoded = match flight {
+            Some(flight) if self.keeps_encoded => flight.encoded(|| self.encode(value)),
+            _ => self.encode(value),
+        }?;
         Ok(Outcome::Value(Copy {
             loaded: landed.source == Source::Loader,
             tags: landed.tagged.as_ref().map_or_else(Vec::new, |tagged| tagged.tags().to_vec()),
-            ..copy_of(self.encode(value)?, landed.life, self.config.grace, now)
+            ..copy_of(encoded, landed.life, self.config.grace, now)
         }))
     }
 
@@ -308,6 +322,8 @@ struct Passage<V: Value> {
     outer: Option<Arc<Inside>>,
     /// `None` once it has landed.
     boarded: Option<Boarded<V>>,
+    /// What has brought the landing, unless it was found.
+    flight: Option<Arc<Flight<V>>>,
 }
 
 impl<V: Value> Passage<V> {
@@ -315,6 +331,7 @@ impl<V: Value> Passage<V> {
         loop {
             let Some(boarded) = &mut self.boarded else { return Err(Error::Closed) };
             let landing = boarded.landing().await;
+            self.flight = boarded.flight();
             self.boarded = None;
             match landing {
                 Ok(landed) if landed.life.born >= self.oldest && !self.group.is_removed_for(&landed, self.since) => {
@@ -324,7 +341,7 @@ impl<V: Value> Passage<V> {
                 Err(error) => return Err(error),
                 // A load that had begun too early, or before a removal of what it bears: the next one has not.
                 Ok(_) => {
-                    let again = std::iter::once((&self.key, Demand::since(self.oldest)));
+                    let again = std::iter::once((&self.key, Demand::of_peer(self.oldest)));
                     self.boarded = self.group.board_loads(again, self.outer.as_ref()).pop();
                 }
             }

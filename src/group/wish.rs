@@ -33,7 +33,7 @@ impl Wish {
     pub(super) fn demand(self, started: Moment) -> Demand {
         let oldest = self.max_age.map_or(Moment::START, |age| started.earlier(age));
         // Where this node has to load what another one owns, nothing tells the owner's value but a new load.
-        Demand { oldest, oldest_copy: if self.fresh { started } else { oldest } }
+        Demand { oldest, oldest_copy: if self.fresh { started } else { oldest }, of_peer: false }
     }
 
     /// An old value that came in the stead of a failed load is not what was wished for: then it is the failure.

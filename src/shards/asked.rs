@@ -17,7 +17,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::tags::Tagged;
 use crate::time::Moment;
 
-use super::{Hit, Shards};
+use super::{Hit, Shard, Shards};
 
 /// Small values have this part of a shard's bytes: they are many, but it takes little to encode one again.
 const SMALL_SHARE: usize = 4;
@@ -111,6 +111,15 @@ impl Large {
     fn table(&self) -> MutexGuard<'_, Encoded> {
         // Nothing that can panic runs under this lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V> Shard<V> {
+    /// Peers wait for the value that has just been put there, and it is encoded for them.
+    pub(super) fn will_be_encoded(&mut self, key: KeyRef<'_>) {
+        if let Some(kept) = &mut self.encoded {
+            kept.small.note(key);
+        }
     }
 }
 

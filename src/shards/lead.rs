@@ -159,6 +159,9 @@ impl<V: Value> Lead<V> {
                 let place = self.place_of(&shard.store, sought, &entry, place);
                 shard.change(*key);
                 shard.store.insert(sought, key.hash.slot(), entry, place, &mut dropped);
+                if self.flight.is_for_peers() {
+                    shard.will_be_encoded(*key);
+                }
             } else if is_removed {
                 // Nor does anything come to refresh what is there.
                 drop_old(&mut shard, (*key, sought), &mut dropped);

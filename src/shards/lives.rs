@@ -24,14 +24,16 @@ pub(crate) struct Demand {
     pub(crate) oldest: Moment,
     /// If it is here, and another node owns the key.
     pub(crate) oldest_copy: Moment,
+    /// It is a peer's, who wants the value's bytes.
+    pub(crate) of_peer: bool,
 }
 
 impl Demand {
     /// Whatever is there.
-    pub(crate) const NONE: Self = Self { oldest: Moment::START, oldest_copy: Moment::START };
+    pub(crate) const NONE: Self = Self { oldest: Moment::START, oldest_copy: Moment::START, of_peer: false };
 
-    pub(crate) fn since(oldest: Moment) -> Self {
-        Self { oldest, oldest_copy: oldest }
+    pub(crate) fn of_peer(oldest: Moment) -> Self {
+        Self { oldest, oldest_copy: oldest, of_peer: true }
     }
 
     /// As far as it is about what lies in this place.
