@@ -195,9 +195,9 @@ fn few_large_entries_in_place_of_many_small_ones_take_what_is_reported() {
     let all = |keys: &mut dyn Iterator<Item = String>| {
         runtime.block_on(async {
             for key in keys {
-                get(key).await
+                get(key).await;
             }
-        })
+        });
     };
     let small = measure(|| all(&mut (0..200_000).map(|number| format!("{number:016}"))));
     // Once is not enough to stay.
@@ -218,7 +218,7 @@ fn what_has_expired_gives_its_tables_back_too() {
     runtime.block_on(get(String::from("first")));
     let all = async {
         for number in 0..ENTRIES {
-            get(format!("{number:016}")).await
+            get(format!("{number:016}")).await;
         }
     };
     let full = measure(|| runtime.block_on(all));
