@@ -190,18 +190,18 @@ fn whoever_is_the_last_to_have_a_landing_takes_it() {
 #[test]
 fn what_a_flight_brought_is_encoded_once_for_all_peers() {
     let flight = start(&mut loads());
-    let (encodes, all) = (AtomicUsize::new(0), std::sync::Barrier::new(8));
+    let (times, all) = (AtomicUsize::new(0), std::sync::Barrier::new(8));
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 all.wait();
                 let encoded = flight.encoded(|| {
-                    encodes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    times.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                     Ok(Bytes::from_static(b"value"))
                 });
                 assert_eq!(encoded.unwrap(), "value");
             });
         }
     });
-    assert_eq!(encodes.into_inner(), 1);
+    assert_eq!(times.into_inner(), 1);
 }
