@@ -2,8 +2,8 @@
 //!
 //! The in-process network does, and so does a gRPC connection to a peer that knows no exchange. Here the questions of
 //! one [`ask`](crate::transport::Connection::ask) become a call for one key or for many, and its reply their answers.
-//! The calls run in the connection's driver, so that they end with it. What is under way is bounded; what is beyond is
-//! `Busy` at once.
+//! The calls run in the connection's driver, so that they end with it. What is under way is bounded, where the connection
+//! says so; what is beyond is `Busy` at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,11 @@ use crate::wire;
 /// How often it is asked whether anybody still wants the answers of a call: patience may end before its time.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(100);
 
-/// So many bytes of questions and calls may be under way on a connection; a single one may be larger.
-const MOST_BYTES: usize = 64 << 20;
+/// So many bytes of questions and calls may be under way to another process; a single one may be larger.
+pub(crate) const MOST_BYTES: usize = 64 << 20;
+
+/// And so many within one: whatever there is.
+pub(crate) const BOUNDLESS: usize = Semaphore::MAX_PERMITS;
 
 /// What each counts for beside its own bytes: so they are 65,536 at most.
 const CALL_BYTES: usize = 1 << 10;
@@ -49,9 +52,10 @@ struct Waiting {
 pub(crate) struct Running(mpsc::UnboundedReceiver<BoxFuture<'static, ()>>);
 
 impl Calls {
-    pub(crate) fn new() -> (Self, Running) {
+    /// Calls of which so many bytes may be under way.
+    pub(crate) fn new(most: usize) -> (Self, Running) {
         let (calls, running) = mpsc::unbounded_channel();
-        (Self { running: calls, room: Arc::new(Semaphore::new(MOST_BYTES)) }, Running(running))
+        (Self { running: calls, room: Arc::new(Semaphore::new(most)) }, Running(running))
     }
 
     /// Room for a question or a call of so many bytes.

@@ -317,6 +317,16 @@ async fn an_oversized_message_is_refused_and_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn a_message_that_would_become_many_times_as_large_is_refused_before_it_does() {
+    let server = Server::start().await;
+    let hello = proto::Hello { members: vec![proto::Member::default(); 2 << 20], ..proto::Hello::default() };
+    let status = server.client().hello(hello).await.unwrap_err();
+    assert_eq!((status.code(), refusal(&status).kind()), (Code::InvalidArgument, RefusalKind::Invalid));
+    assert!(status.message().contains("many times"), "{status}");
+    server.assert_serves().await;
+}
+
+#[tokio::test]
 async fn absurd_numbers_are_taken_for_what_they_are() {
     let server = Server::start().await;
     for time_limit_us in [0, 1, u64::MAX - 1, u64::MAX] {

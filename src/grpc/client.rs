@@ -18,7 +18,7 @@ use super::codec::Asking;
 use super::stream::{OneStream, Signs};
 use super::unary::{Unary, UnaryConnection};
 use super::{CONNECTION_WINDOW, EXCHANGE_PATH, HTTP2_FRAME, STREAM_WINDOW};
-use crate::calls::Calls;
+use crate::calls::{Calls, MOST_BYTES};
 use crate::config::NodeConfig;
 use crate::transport::{Opened, Transport, Unreachable};
 use crate::wire;
@@ -70,7 +70,7 @@ where
         Ok(opened) => Ok(opened),
         Err(status) if status.code() == Code::Unimplemented => {
             tracing::debug!(address, "the peer knows no exchange: it is asked by unary calls");
-            let (calls, running) = Calls::new();
+            let (calls, running) = Calls::new(MOST_BYTES);
             let connection = Arc::new(UnaryConnection { unary, calls });
             Ok(Opened { connection, driver: Box::pin(running.run()) })
         }

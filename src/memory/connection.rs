@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use crate::calls::Calls;
+use crate::calls::{BOUNDLESS, Calls};
 use crate::clock::{Clock, sleep};
 use crate::coherence::Presence;
 use crate::message::{GetTerms, Reply, Request, Sender};
@@ -49,7 +49,7 @@ impl Transport for MemoryTransport {
                     return Err(Unreachable::new(format!("no connection to {} within {CONNECT_LIMIT:?}", way.to)));
                 }
             };
-            let (calls, running) = Calls::new();
+            let (calls, running) = Calls::new(BOUNDLESS);
             Ok(Opened {
                 connection: Arc::new(MemoryConnection { held: Arc::new(Held(wire)), calls }),
                 driver: Box::pin(running.run()),

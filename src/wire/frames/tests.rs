@@ -255,6 +255,23 @@ fn removal() -> proto::Span {
 }
 
 #[test]
+fn rare_messages_that_would_become_many_times_as_large_are_refused_together() {
+    let links = vec![proto::Link::default(); 1 << 20];
+    let report = proto::Report { links, ..Default::default() };
+    let ack =
+        proto::response::Response::Remove(proto::RemoveReply { report: Some(report.clone()), ..Default::default() });
+    let response = proto::Response { response: Some(ack), ..Default::default() };
+    let answers = proto::AnswerFrame { responses: vec![response], ..Default::default() };
+    assert!(decode_answers(&answers.encode_to_vec().into()).unwrap_err().message.contains("many times"));
+    // Each by itself would do.
+    let hello = proto::Hello { members: vec![proto::Member::default(); 300_000], ..Default::default() };
+    let call = proto::Call { call: Some(proto::call::Call::Hello(hello)), ..Default::default() };
+    let asks = |count| proto::AskFrame { calls: vec![call.clone(); count], ..Default::default() };
+    assert!(decode_asks(&asks(1).encode_to_vec().into()).is_ok());
+    assert!(decode_asks(&asks(3).encode_to_vec().into()).unwrap_err().message.contains("many times"));
+}
+
+#[test]
 fn a_frame_of_very_many_parts_is_refused_before_it_becomes_large() {
     let too_many = crate::wire::MAX_COUNT + 1;
     let calls = proto::AskFrame { calls: vec![proto::Call::default(); too_many], ..Default::default() };
