@@ -26,9 +26,6 @@ const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(100);
 /// So many bytes of questions and calls may be under way to another process; a single one may be larger.
 pub(crate) const MOST_BYTES: usize = 64 << 20;
 
-/// And so many within one: whatever there is.
-pub(crate) const BOUNDLESS: usize = Semaphore::MAX_PERMITS;
-
 /// What each counts for beside its own bytes: so they are 65,536 at most.
 const CALL_BYTES: usize = 1 << 10;
 

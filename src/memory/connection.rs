@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
 
-use crate::calls::{BOUNDLESS, Calls};
+use crate::calls::Calls;
 use crate::clock::{Clock, sleep};
 use crate::coherence::Presence;
 use crate::message::{GetTerms, Reply, Request, Sender};
@@ -30,6 +31,9 @@ pub(super) const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a connect may take.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// So many bytes of questions and calls may be under way: whatever there is, as all is within one process.
+const BOUNDLESS_BYTES: usize = Semaphore::MAX_PERMITS;
 
 /// One node's view of the network.
 pub(super) struct MemoryTransport {
@@ -49,7 +53,7 @@ impl Transport for MemoryTransport {
                     return Err(Unreachable::new(format!("no connection to {} within {CONNECT_LIMIT:?}", way.to)));
                 }
             };
-            let (calls, running) = Calls::new(BOUNDLESS);
+            let (calls, running) = Calls::new(BOUNDLESS_BYTES);
             Ok(Opened {
                 connection: Arc::new(MemoryConnection { held: Arc::new(Held(wire)), calls }),
                 driver: Box::pin(running.run()),
