@@ -4,8 +4,8 @@
 //! of the costs of its entries. It has no limit of its own, and it knows nothing of budgets, of time, or of other
 //! queues.
 //!
-//! **A table does not stay as large as it ever was.** It is made smaller when three quarters of its entries have left,
-//! which spreads what that takes over many that leave; [`Order::left_bytes`] tells what it is too large by then.
+//! **A table does not stay as large as it ever was.** It is made smaller when half of its entries have left, which
+//! spreads what that takes over many that leave; [`Order::left_bytes`] tells what it is too large by then.
 
 use std::num::NonZeroUsize;
 
@@ -96,7 +96,7 @@ impl<V> Order<V> {
     fn forget(&mut self, kept: &Kept<V>) {
         self.bytes -= kept.cost();
         self.mortal -= usize::from(kept.is_mortal());
-        if self.len() < self.most / 4 && self.most > FEW {
+        if self.len() < self.most / 2 && self.most > FEW {
             self.give_back();
         }
     }
